@@ -1,0 +1,35 @@
+/**
+ * Who asks. A node is what its client certificate says and nothing else (P9); an operator is a token. The answer is
+ * worked out once per connection for certificates, since a TLS session's certificate cannot change.
+ */
+import type { Certname } from '../model/ids.ts';
+
+export type Role = 'viewer' | 'deployer' | 'admin';
+
+export type Identity =
+  | { kind: 'anonymous' }
+  | { kind: 'node'; certname: Certname; extensions: Record<string, string> }
+  | { kind: 'operator'; name: string; role: Role };
+
+/**
+ * What a route demands. `node`: the certificate of the node in the path's `:certname`. `content`: a node or any operator;
+ * the route itself checks which content. `public`: anybody. Roles include the ones before them: viewer, deployer, admin.
+ */
+export type Access = 'public' | 'node' | 'content' | Role;
+
+const RANK: Record<Role, number> = { viewer: 1, deployer: 2, admin: 3 };
+
+/** Whether an identity may use a route. `certname` is the route's path parameter, if it has one. */
+export function mayUse(identity: Identity, access: Access, certname: string | undefined): boolean {
+  if (access === 'public') return true;
+  if (access === 'node') return identity.kind === 'node' && identity.certname === certname;
+  if (access === 'content') return identity.kind !== 'anonymous';
+  return identity.kind === 'operator' && RANK[identity.role] >= RANK[access];
+}
+
+/** For sentences and the audit log. */
+export function identityName(identity: Identity): string {
+  if (identity.kind === 'node') return `node ${identity.certname}`;
+  if (identity.kind === 'operator') return `operator ${identity.name}`;
+  return 'anonymous';
+}

@@ -1,0 +1,107 @@
+/**
+ * The catalogue of expected failures. Each has a stable code, the HTTP status it is answered with, a sentence with the
+ * offending value, and a hint for the next step. A retired code is never used again.
+ *
+ * A sentence may name fields of `detail` in braces. No detail ever holds a secret: what is put there is shown to people.
+ */
+export const ERRORS = {
+  // what a caller said
+  CERTNAME_INVALID: [
+    400,
+    "'{value}' is not a certname",
+    'Use lower-case letters, digits, dots, dashes and underscores, 253 characters at most.',
+  ],
+  ENVIRONMENT_NAME_INVALID: [
+    400,
+    "'{value}' is not an environment name",
+    'Use lower-case letters, digits and underscores.',
+  ],
+  HASH_INVALID: [400, "'{value}' is not a SHA-256 hash", 'Give 64 lower-case hexadecimal digits.'],
+  RUN_ID_INVALID: [400, "'{value}' is not a run id", 'Give a lower-case UUID.'],
+  REQUEST_INVALID: [400, '{reason}', 'See the API description for what this call takes.'],
+  JSON_INVALID: [400, 'The document is not JSON: {reason} at byte {offset}', 'Send one JSON document in UTF-8.'],
+  BODY_TOO_LARGE: [413, 'The body is larger than {max} bytes', 'Send less, or raise the limit in the settings.'],
+  ENCODING_UNSUPPORTED: [415, "Content-Encoding '{value}' is not supported", 'Send gzip or no encoding.'],
+  ENCODING_BROKEN: [400, 'The body cannot be decompressed: {reason}', 'Send whole gzip data.'],
+  // who asks
+  IDENTITY_MISSING: [
+    401,
+    'No valid identity was presented',
+    'Use a client certificate of this CA, or an operator token.',
+  ],
+  ACCESS_DENIED: [403, '{identity} may not {action}', 'Use an identity that may.'],
+  // what is not there
+  ROUTE_NOT_FOUND: [404, 'There is nothing at {path}', 'See the API description.'],
+  NODE_NOT_FOUND: [404, "No node is called '{certname}'", 'List them with: callboard node list'],
+  ENVIRONMENT_NOT_FOUND: [404, "No environment is called '{environment}'", 'Deploy it with: callboard code deploy'],
+  CODE_VERSION_NOT_FOUND: [
+    404,
+    "No code version of '{environment}' begins with '{value}'",
+    'List them with: callboard code list',
+  ],
+  CODE_VERSION_AMBIGUOUS: [409, "More than one code version begins with '{value}'", 'Give more of its digits.'],
+  CATALOG_NOT_FOUND: [404, "No catalog is called '{catalog}'", 'See the ids with: callboard node show'],
+  CATALOG_NOT_RELEASED: [404, "No catalog is released to '{certname}'", 'Release one with: callboard release'],
+  CONTENT_NOT_FOUND: [404, "No content is called '{hash}'", 'It was never stored, or has been collected.'],
+  DEPLOY_NOT_FOUND: [404, "No deploy is called '{id}'", 'Start one with: callboard code deploy'],
+  RUN_NOT_FOUND: [404, "No run is called '{id}'", 'List them with: callboard run list'],
+  // what cannot be done now
+  FACTS_NEEDED: [428, 'The facts with this hash are not the ones stored', 'Send the whole document.'],
+  CONTENT_MISMATCH: [422, 'The bytes hash to {actual}, not to {expected}', 'Send the bytes that the name says.'],
+  CONTENT_CORRUPT: [
+    500,
+    "Stored content '{hash}' is damaged and was put aside",
+    'Deploy the code version again to store it anew.',
+  ],
+  CODE_DEPLOY_FAILED: [422, '{reason}', 'See the log of the deploy.'],
+  COMPILE_FAILED: [422, '{reason}', 'Mend the code or the data and deploy again.'],
+  NOTHING_TO_RELEASE: [409, '{reason}', 'See: callboard node list'],
+  RANGE_INVALID: [416, 'The range lies outside the {size} bytes', 'Ask for a range inside.'],
+  BUSY: [503, '{reason}', 'Try again in a moment.'],
+  // the program itself
+  SETTING_INVALID: [500, "{setting}: '{value}' {reason}", 'See: callboard server --help'],
+  STATE_IN_USE: [
+    500,
+    "Another server (process {pid}) uses the state directory '{state}'",
+    'Stop it, or give another --state.',
+  ],
+  DATABASE_UNREACHABLE: [503, 'The database cannot be reached: {reason}', 'See the log of the server.'],
+  DATABASE_TOO_NEW: [500, 'The database has migration {found}, this program knows {known}', 'Use the newer program.'],
+  SERVER_UNREACHABLE: [503, '{url} cannot be reached: {reason}', 'Is the server running, and is this its address?'],
+  WORKER_FAILED: [500, 'The compile worker failed: {reason}', 'See the log of the server.'],
+} as const satisfies Record<string, readonly [status: number, sentence: string, hint: string]>;
+
+export type ErrorCode = keyof typeof ERRORS;
+type Detail = Record<string, string | number | boolean | undefined>;
+
+/** An expected failure, with everything its reader needs. Broken invariants throw plain `Error`s instead. */
+export class CallboardError extends Error {
+  readonly code: ErrorCode;
+  readonly status: number;
+  readonly hint: string;
+  readonly detail: Detail;
+
+  constructor(code: ErrorCode, detail: Detail = {}, options?: { cause?: unknown; hint?: string }) {
+    const [status, sentence, hint] = ERRORS[code];
+    super(
+      sentence.replace(/\{(\w+)\}/g, (_, name: string) => shown(detail[name])),
+      options,
+    );
+    this.name = 'CallboardError';
+    this.code = code;
+    this.status = status;
+    this.hint = options?.hint ?? hint;
+    this.detail = detail;
+  }
+
+  /** The shape in which every surface of ours tells an error. */
+  toJSON(): { code: ErrorCode; message: string; hint: string } {
+    return { code: this.code, message: this.message, hint: this.hint };
+  }
+}
+
+/** Offending values are cut: an error never echoes more than a line. */
+function shown(value: Detail[string]): string {
+  const text = String(value ?? '');
+  return text.length > 500 ? `${text.slice(0, 500)}…` : text;
+}

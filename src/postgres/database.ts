@@ -1,0 +1,38 @@
+/**
+ * The door to PostgreSQL. SQL stays SQL: rooms write statements with kysely's `sql` template, one exported function a
+ * statement in their `store.ts`, values always bound, the row's type beside it. A `Queries` may be a transaction or not;
+ * functions that need one say so by taking a `Transaction`.
+ */
+import { Kysely, type Transaction as KyselyTransaction, PostgresDialect, type RawBuilder } from 'kysely';
+import pg from 'pg';
+import type { DB } from './schema.ts';
+
+export type Database = Kysely<DB>;
+export type Transaction = KyselyTransaction<DB>;
+export type Queries = Database | Transaction;
+
+/** int8 comes as a number: our counters and byte counts stay far below 2^53. */
+pg.types.setTypeParser(pg.types.builtins.INT8, Number);
+/** Dates (a partition's day) stay the text that SQL wrote; times become `Date`. */
+pg.types.setTypeParser(pg.types.builtins.DATE, (value) => value);
+
+export function openPool(databaseUrl: string, connectionsMax = 20): pg.Pool {
+  const pool = new pg.Pool({ connectionString: databaseUrl, max: connectionsMax, application_name: 'callboard' });
+  // An idle connection that breaks (the database restarts) is replaced at its next use; the pool only wants to be heard.
+  pool.on('error', () => {});
+  return pool;
+}
+
+export function openDatabase(pool: pg.Pool): Database {
+  return new Kysely<DB>({ dialect: new PostgresDialect({ pool }) });
+}
+
+/** All rows of one statement. */
+export async function rows<Row>(statement: RawBuilder<Row>, db: Queries): Promise<Row[]> {
+  return (await statement.execute(db)).rows;
+}
+
+/** The one row of a statement, or undefined. */
+export async function row<Row>(statement: RawBuilder<Row>, db: Queries): Promise<Row | undefined> {
+  return (await statement.execute(db)).rows[0];
+}
