@@ -1,0 +1,3 @@
+import { runProgram } from '../src/cli/program.ts';
+
+await runProgram(process.argv);

@@ -1,0 +1,36 @@
+/** The command line: one file a command. Answers go to stdout, everything said to people about them to stderr. */
+import { Command, CommanderError } from 'commander';
+import pc from 'picocolors';
+import { CallboardError } from '../model/errors.ts';
+import { ApiError } from './client.ts';
+
+/** Exit codes: 0 done, 1 failed or refused, 2 used wrongly. A command with more says so in its help. */
+export async function runProgram(argv: string[]): Promise<void> {
+  const program = new Command('callboard')
+    .description('An asynchronous control plane for Puppet: compiles ahead of time, shows what would change, releases in steps.')
+    .version(process.env.npm_package_version ?? '0.1.0')
+    .showHelpAfterError('(add --help for what it takes)')
+    .exitOverride();
+  for (const command of await commands()) program.addCommand(command);
+  try {
+    await program.parseAsync(argv);
+  } catch (error) {
+    if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
+    else {
+      process.stderr.write(`${describe(error)}\n`);
+      process.exitCode ||= 1;
+    }
+  }
+}
+
+/** Loaded by the process that needs them; a command's file brings only its own libraries. */
+async function commands(): Promise<Command[]> {
+  const modules = await Promise.all([import('./server.ts')]);
+  return [modules[0].serverCommand()];
+}
+
+function describe(error: unknown): string {
+  if (error instanceof CallboardError || error instanceof ApiError)
+    return `${pc.red('Error:')} ${error.message} ${pc.dim(`(${error.code})`)}\n${error.hint}`;
+  return `${pc.red('Error:')} ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`;
+}
