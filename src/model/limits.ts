@@ -5,6 +5,10 @@ const MiB = 1024 * KiB;
 
 /** Real nodes send 12 to 200 KB of facts; Facter's own soft limit for a payload is 16 MB. */
 export const FACTS_BYTES_MAX = 16 * MiB;
+/** Facts at the top of a document; Facter itself warns above 512, or 10,240 with all that is nested. */
+export const FACT_NAMES_MAX = 10_240;
+/** A fact's name; Facter's own soft limit. */
+export const FACT_NAME_BYTES_MAX = 2560;
 /** JSON nested deeper than this is refused; real facts stay below 12. */
 export const JSON_DEPTH_MAX = 100;
 /** One request of run events; a node with more sends several. */
@@ -15,6 +19,27 @@ export const EVENT_BYTES_MAX = 1 * MiB;
 export const EVENTS_PER_RUN_MAX = 500_000;
 /** One piece of content. Larger things belong in a package repository. */
 export const CONTENT_BYTES_MAX = 4 * 1024 * MiB;
+/** Small content kept in memory by a server, and the largest piece that counts as small: a served piece of TLS-sized work. */
+export const CONTENT_MEMORY_BYTES_MAX = 64 * MiB;
+export const CONTENT_MEMORY_ITEM_BYTES_MAX = 256 * KiB;
+/** Files whose check is remembered; some 250 bytes each. A forgotten one is only checked again. */
+export const CONTENT_VERIFIED_MAX = 200_000;
+/** Remembered answers to "may this node read this content?"; some 250 bytes each. A forgotten one costs a look-up. */
+export const CONTENT_GRANTS_MAX = 200_000;
+/** Moves of a node's pointer that count for what it may read. The collector keeps far fewer. */
+export const CONTENT_MOVES_READABLE_MAX = 1000;
+/** Damaged content is kept this long for whoever looks into it. */
+export const CONTENT_QUARANTINE_TIME_MS = 30 * 24 * 3600_000;
+/** Content put more recently than this is never collected: its storer may not have written its reference yet. */
+export const COLLECT_SPARED_TIME_MS = 3600_000;
+/** What the collector removes under one hold of its lock, during which nobody can store a catalog: some 20 ms. */
+export const COLLECT_BATCH_MAX = 500;
+/** Moves of each node whose catalogs are kept, so that a rollback finds them. */
+export const COLLECT_MOVES_KEPT = 10;
+/** Newest deploys of each environment whose code versions are kept. */
+export const COLLECT_DEPLOYS_KEPT = 10;
+/** How long the history of compiles and facts is kept. */
+export const COLLECT_HISTORY_TIME_MS = 30 * 24 * 3600_000;
 /** Any other JSON body of the API. */
 export const BODY_BYTES_MAX = 1 * MiB;
 /** A catalog's canonical form; the largest seen in the field are some 50 MB. */
@@ -41,3 +66,16 @@ export const STREAMS_MAX = 20_000;
 export const SPOOL_BYTES_MAX = 256 * MiB;
 /** How long a graceful stop may take before what is left is ended. */
 export const STOP_TIME_MAX_MS = 10_000;
+
+/** Files, links and directories of one code version; OpenStack's whole set of modules has some 15,000. */
+export const TREE_ENTRIES_MAX = 200_000;
+/** A path inside a code version: it must still fit below a directory of ours (Linux: 4096), and in a manifest read by people. */
+export const TREE_PATH_BYTES_MAX = 1024;
+/** What git may list of a repository: 200,000 files of long names. */
+export const GIT_OUTPUT_BYTES_MAX = 256 * MiB;
+/** Files up to this are hashed and stored from memory while deploying; larger ones are streamed twice. */
+export const DEPLOY_FILE_IN_MEMORY_BYTES_MAX = 4 * MiB;
+/** Files read or written at once by a deploy or when a code directory is made. */
+export const DEPLOY_FILES_AT_ONCE_MAX = 16;
+/** r10k runs at once, each with a module cache of its own; later ones wait. */
+export const R10K_CACHES_MAX = 4;
