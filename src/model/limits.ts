@@ -79,3 +79,31 @@ export const DEPLOY_FILE_IN_MEMORY_BYTES_MAX = 4 * MiB;
 export const DEPLOY_FILES_AT_ONCE_MAX = 16;
 /** r10k runs at once, each with a module cache of its own; later ones wait. */
 export const R10K_CACHES_MAX = 4;
+/** A stream whose reader takes so long that this much waits for it is cut off. */
+export const STREAM_BUFFER_BYTES_MAX = 1 * MiB;
+/** A silent stream says a comment this often, so that proxies and both ends know that it lives. */
+export const STREAM_HEARTBEAT_MS = 15_000;
+/** Bodies being read into memory by one process, together; more are told to come back. A herd of 2,000 nodes sends some 60 MB. */
+export const BODIES_MEMORY_BYTES_MAX = 512 * MiB;
+/** No byte of a body for this long: the request is answered 408. */
+export const BODY_STALL_MAX_MS = 20_000;
+/** A body that is read into memory must have come whole by then, however slowly its bytes drip. */
+export const BODY_TIME_MAX_MS = 120_000;
+/** What is still read, and how long, of a body that was refused, so that its sender sees the refusal and not a broken pipe. */
+export const BODY_DRAIN_BYTES_MAX = 4 * MiB;
+export const BODY_DRAIN_MAX_MS = 5_000;
+/** A request's headers: bytes, and how long they may take to come. */
+export const HEADER_BYTES_MAX = 16 * KiB;
+export const HEADER_TIME_MAX_MS = 20_000;
+/** An idle connection is kept this long; Puppet's agent needs more than its own 4 s. */
+export const KEEP_ALIVE_MS = 75_000;
+/** A connection on which nothing moves in either direction in the middle of a request. */
+export const CONNECTION_STALL_MAX_MS = 120_000;
+/** How long an operator's token is believed without asking the database again: how late a revocation may be noticed. */
+export const TOKEN_CACHE_MS = 1_000;
+/** Tokens remembered, good and bad ones together. */
+export const TOKEN_CACHE_MAX = 10_000;
+/** Certificates whose identity is remembered between connections. */
+export const CERTIFICATE_CACHE_MAX = 20_000;
+/** A path parameter: a certname has 253 characters at most, and percent-encoding may triple them. */
+export const PATH_PARAMETER_MAX = 800;

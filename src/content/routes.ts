@@ -1,0 +1,153 @@
+/**
+ * Content over HTTP: `/content/v1/sha256/{hash}`. The name says the bytes, so an answer may be kept for ever and its entity
+ * tag is the hash. A node reads what its catalogs and plugin trees name (P9); deployers and admins put and read everything.
+ */
+import type { Readable } from 'node:stream';
+import type {} from '@fastify/swagger'; // its schema fields: summary
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { Type } from 'typebox';
+import type { App, Routes } from '../http/app.ts';
+import { type Identity, identityName, mayUse } from '../http/identity.ts';
+import { CallboardError } from '../model/errors.ts';
+import { type Certname, type ContentHash, parseContentHash } from '../model/ids.ts';
+import { CONTENT_BYTES_MAX, CONTENT_MEMORY_ITEM_BYTES_MAX } from '../model/limits.ts';
+import type { DiskContent } from './disk.ts';
+import { isNamed, parseRange } from './range.ts';
+
+export interface ContentRoutesOptions {
+  store: DiskContent;
+  /** Whether a node may read content. Answers at once where it knows. */
+  mayRead: (certname: Certname, hash: ContentHash) => boolean | Promise<boolean>;
+}
+
+const URL_PATH = '/content/v1/sha256/:hash';
+const IMMUTABLE = 'private, max-age=31536000, immutable';
+
+const params = Type.Object({ hash: Type.String({ description: 'Lower-case hex SHA-256 of the bytes' }) });
+type Params = { Params: { hash: string } };
+
+export function contentRoutes({ store, mayRead }: ContentRoutesOptions): Routes {
+  return (app: App) => {
+    // Bodies are bytes of any type and stay a stream; the hash, not the parser, says whether they are right.
+    app.removeAllContentTypeParsers();
+    app.addContentTypeParser('*', (_request, body, done) => done(null, body));
+
+    app.route<Params>({
+      method: 'PUT',
+      url: URL_PATH,
+      config: { access: 'deployer' },
+      bodyLimit: CONTENT_BYTES_MAX,
+      schema: {
+        summary: 'Store content under its hash',
+        params,
+        response: {
+          '2xx': Type.Object({ hash: Type.String(), size: Type.Integer(), existed: Type.Boolean() }),
+        },
+      },
+      async handler(request, reply) {
+        const hash = parseContentHash(request.params.hash);
+        const encoding = request.headers['content-encoding'];
+        if (encoding && encoding !== 'identity') throw new CallboardError('ENCODING_UNSUPPORTED', { value: encoding });
+        if (Number(request.headers['content-length'] ?? 0) > CONTENT_BYTES_MAX) {
+          throw new CallboardError('BODY_TOO_LARGE', { max: CONTENT_BYTES_MAX });
+        }
+        const body = (request.body as Readable | undefined) ?? Buffer.alloc(0);
+        const { size, existed } = await store.put(hash, body);
+        return reply.status(existed ? 200 : 201).send({ hash, size, existed });
+      },
+    });
+
+    app.route<Params>({
+      method: 'GET',
+      url: URL_PATH,
+      exposeHeadRoute: false,
+      config: { access: 'content' },
+      schema: { summary: 'Read content, whole or one range of it', params },
+      handler(request, reply) {
+        return answer(request, reply);
+      },
+    });
+
+    app.route<Params>({
+      method: 'HEAD',
+      url: URL_PATH,
+      config: { access: 'content' },
+      schema: { summary: 'Whether content is stored, and its size', params },
+      handler(request, reply) {
+        return answer(request, reply);
+      },
+    });
+  };
+
+  /** The quick way out for small hot content takes no turn of the event loop. */
+  function answer(request: FastifyRequest<Params>, reply: FastifyReply): FastifyReply | Promise<FastifyReply> {
+    const hash = parseContentHash(request.params.hash);
+    const allowed = isAllowed(request.identity, hash);
+    if (allowed !== true) return answerWhenAllowed(allowed, hash, request, reply);
+    const bytes = request.method === 'GET' && !hasCondition(request) ? store.readHot(hash) : undefined;
+    if (bytes) return describe(reply, hash).send(bytes);
+    return answerAllowed(hash, request, reply);
+  }
+
+  function isAllowed(identity: Identity, hash: ContentHash): boolean | Promise<boolean> {
+    if (identity.kind === 'node') return mayRead(identity.certname, hash);
+    return mayUse(identity, 'deployer', undefined);
+  }
+
+  async function answerWhenAllowed(
+    allowed: boolean | Promise<boolean>,
+    hash: ContentHash,
+    request: FastifyRequest<Params>,
+    reply: FastifyReply,
+  ): Promise<FastifyReply> {
+    if (!(await allowed)) {
+      throw new CallboardError('ACCESS_DENIED', {
+        identity: identityName(request.identity),
+        action: `read content ${hash}`,
+      });
+    }
+    return answerAllowed(hash, request, reply);
+  }
+
+  async function answerAllowed(
+    hash: ContentHash,
+    request: FastifyRequest<Params>,
+    reply: FastifyReply,
+  ): Promise<FastifyReply> {
+    const size = await store.size(hash);
+    if (size === undefined) throw new CallboardError('CONTENT_NOT_FOUND', { hash });
+    if (isNamed(request.headers['if-none-match'], hash)) return describe(reply, hash).status(304).send();
+    if (request.method === 'HEAD') return describe(reply, hash).header('content-length', size).send();
+
+    const ifRange = request.headers['if-range'];
+    const range =
+      ifRange === undefined || ifRange === `"${hash}"` ? parseRange(request.headers.range, size) : undefined;
+    if (range === 'outside') {
+      reply.header('content-range', `bytes */${size}`);
+      throw new CallboardError('RANGE_INVALID', { size });
+    }
+    if (!range && size <= CONTENT_MEMORY_ITEM_BYTES_MAX) {
+      const bytes = await store.read(hash);
+      return describe(reply, hash).send(bytes);
+    }
+    const { size: whole, stream } = await store.get(hash, range);
+    describe(reply, hash).header('content-length', range ? range.length : whole);
+    if (range) {
+      reply.status(206).header('content-range', `bytes ${range.start}-${range.start + range.length - 1}/${whole}`);
+    }
+    return reply.send(stream);
+  }
+}
+
+function hasCondition(request: FastifyRequest): boolean {
+  const { headers } = request;
+  return headers.range !== undefined || headers['if-none-match'] !== undefined;
+}
+
+function describe(reply: FastifyReply, hash: ContentHash): FastifyReply {
+  return reply
+    .header('etag', `"${hash}"`)
+    .header('cache-control', IMMUTABLE)
+    .header('accept-ranges', 'bytes')
+    .header('content-type', 'application/octet-stream');
+}
