@@ -22,6 +22,8 @@ export const ERRORS = {
   JSON_INVALID: [400, 'The document is not JSON: {reason} at byte {offset}', 'Send one JSON document in UTF-8.'],
   FACTS_INVALID: [400, 'The facts cannot be taken: {reason}', 'Send the values object that Facter gives.'],
   BODY_TOO_LARGE: [413, 'The body is larger than {max} bytes', 'Send less, or raise the limit in the settings.'],
+  BODY_STALLED: [408, 'The body stopped coming for {ms} ms', 'Send it again over a better line.'],
+  LINE_TOO_LONG: [413, 'Line {line} of the body is longer than {max} bytes', 'Send shorter lines.'],
   ENCODING_UNSUPPORTED: [415, "Content-Encoding '{value}' is not supported", 'Send gzip or no encoding.'],
   ENCODING_BROKEN: [400, 'The body cannot be decompressed: {reason}', 'Send whole gzip data.'],
   // who asks
@@ -31,6 +33,11 @@ export const ERRORS = {
     'Use a client certificate of this CA, or an operator token.',
   ],
   ACCESS_DENIED: [403, '{identity} may not {action}', 'Use an identity that may.'],
+  EXTENSION_INVALID: [
+    400,
+    "'{value}' is not a certificate extension",
+    'Give NAME=VALUE, with a name such as pp_role or an OID under 1.3.6.1.4.1.34380.1.',
+  ],
   // what is not there
   ROUTE_NOT_FOUND: [404, 'There is nothing at {path}', 'See the API description.'],
   NODE_NOT_FOUND: [404, "No node is called '{certname}'", 'List them with: callboard node list'],
@@ -45,6 +52,13 @@ export const ERRORS = {
   CATALOG_NOT_RELEASED: [404, "No catalog is released to '{certname}'", 'Release one with: callboard release'],
   CONTENT_NOT_FOUND: [404, "No content is called '{hash}'", 'It was never stored, or has been collected.'],
   DEPLOY_NOT_FOUND: [404, "No deploy is called '{id}'", 'Start one with: callboard code deploy'],
+  CA_NOT_FOUND: [
+    404,
+    "There is no CA in '{directory}'",
+    'It is made when the server first starts: callboard server --state DIR',
+  ],
+  CERTIFICATE_NOT_FOUND: [404, "The CA signed no certificate for '{certname}'", 'Make one with: callboard cert issue'],
+  TOKEN_NOT_FOUND: [404, "No valid token is called '{name}'", 'List them with: callboard operator token list'],
   RUN_NOT_FOUND: [404, "No run is called '{id}'", 'List them with: callboard run list'],
   // what cannot be done now
   FACTS_NEEDED: [428, 'The facts with this hash are not the ones stored', 'Send the whole document.'],
@@ -65,6 +79,11 @@ export const ERRORS = {
   ENC_FAILED: [422, '{reason}', 'Run the command by hand with the certname as its last argument.'],
   ENC_COMMAND_INVALID: [400, "'{value}' cannot be an ENC command: {reason}", 'Give the absolute path of a program.'],
   COMPILE_FAILED: [422, '{reason}', 'Mend the code or the data and deploy again.'],
+  CERTIFICATE_EXISTS: [
+    409,
+    "A certificate for '{certname}' was issued before",
+    'Give --force to issue another; the first stays valid until it is revoked.',
+  ],
   NOTHING_TO_RELEASE: [409, '{reason}', 'See: callboard node list'],
   RANGE_INVALID: [416, 'The range lies outside the {size} bytes', 'Ask for a range inside.'],
   BUSY: [503, '{reason}', 'Try again in a moment.'],
@@ -77,7 +96,7 @@ export const ERRORS = {
   ],
   DATABASE_UNREACHABLE: [503, 'The database cannot be reached: {reason}', 'See the log of the server.'],
   DATABASE_TOO_OLD: [500, 'The database is PostgreSQL {found}, {needed} or newer is needed', 'Use a newer PostgreSQL.'],
-  DATABASE_START_FAILED: [500, 'PostgreSQL could not be started: {reason}', 'See its log in {log}.'],
+  DATABASE_START_FAILED: [500, 'PostgreSQL could not be started: {reason}', 'See its log.'],
   DATABASE_TOO_NEW: [500, 'The database has migration {found}, this program knows {known}', 'Use the newer program.'],
   SERVER_UNREACHABLE: [503, '{url} cannot be reached: {reason}', 'Is the server running, and is this its address?'],
   WORKER_FAILED: [500, 'The compile worker failed: {reason}', 'See the log of the server.'],

@@ -107,3 +107,22 @@ export const TOKEN_CACHE_MAX = 10_000;
 export const CERTIFICATE_CACHE_MAX = 20_000;
 /** A path parameter: a certname has 253 characters at most, and percent-encoding may triple them. */
 export const PATH_PARAMETER_MAX = 800;
+
+/** A wish that a node run now is forgotten after this: a node that comes back next day does not act on it. */
+export const RUN_REQUEST_TIME_MAX_MS = 3600_000;
+/** Nodes named in one release, rollback or run request; more are reached by naming all. */
+export const NODES_NAMED_MAX = 1000;
+/** Certnames in one notification: PostgreSQL allows 8000 bytes, a certname has 253 at most, mostly some 30. */
+export const NODES_NOTIFIED_MAX = 50;
+/** Pointers of nodes kept in memory, some 1 KB each. A forgotten one costs a look-up. */
+export const POINTERS_CACHED_MAX = 50_000;
+/** A pointer in memory is read anew after this, should a notification ever be lost unseen. */
+export const POINTER_CACHED_TIME_MAX_MS = 5 * 60_000;
+/** Pointers looked up by one statement. */
+export const POINTERS_READ_AT_ONCE_MAX = 500;
+/** Catalogs kept in memory as gzip, in clear: a fleet of 10,000 nodes shares few. */
+export const CATALOGS_CACHED_BYTES_MAX = 64 * MiB;
+/** A stream whose reader does not take this much is cut. */
+export const STREAM_BUFFERED_BYTES_MAX = 64 * KiB;
+/** How often a transaction that met a deadlock is tried in all. */
+export const TRANSACTION_ATTEMPTS_MAX = 4;
