@@ -17,9 +17,17 @@ pg.types.setTypeParser(pg.types.builtins.INT8, Number);
 pg.types.setTypeParser(pg.types.builtins.DATE, (value) => value);
 
 export function openPool(databaseUrl: string, connectionsMax = 20): pg.Pool {
-  const pool = new pg.Pool({ connectionString: databaseUrl, max: connectionsMax, application_name: 'callboard' });
-  // An idle connection that breaks (the database restarts) is replaced at its next use; the pool only wants to be heard.
+  const pool = new pg.Pool({
+    connectionString: databaseUrl,
+    max: connectionsMax,
+    application_name: 'callboard',
+    connectionTimeoutMillis: 30_000,
+    keepAlive: true,
+  });
+  // A connection that breaks (the database restarts) fails its query, if it has one, and is replaced at its next use. The
+  // pool and each of its clients only want to be heard: an 'error' event that nobody hears ends the whole process.
   pool.on('error', () => {});
+  pool.on('connect', (client) => client.on('error', () => {}));
   return pool;
 }
 
