@@ -9,6 +9,12 @@ export const FACTS_BYTES_MAX = 16 * MiB;
 export const FACT_NAMES_MAX = 10_240;
 /** A fact's name; Facter's own soft limit. */
 export const FACT_NAME_BYTES_MAX = 2560;
+/** Renewals of unchanged facts stored by one statement; larger ones bring no more throughput and hold locks longer. */
+export const RENEWALS_BATCH_MAX = 500;
+/** Statements of renewals under way at once: while one waits for the disk, the next is worked on. */
+export const RENEWAL_BATCHES_AT_ONCE_MAX = 2;
+/** Renewals that wait for a batch: some seconds of a whole fleet. Beyond, nodes are told to come again. */
+export const RENEWALS_WAITING_MAX = 20_000;
 /** JSON nested deeper than this is refused; real facts stay below 12. */
 export const JSON_DEPTH_MAX = 100;
 /** One request of run events; a node with more sends several. */
