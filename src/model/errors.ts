@@ -22,6 +22,8 @@ export const ERRORS = {
   JSON_INVALID: [400, 'The document is not JSON: {reason} at byte {offset}', 'Send one JSON document in UTF-8.'],
   FACTS_INVALID: [400, 'The facts cannot be taken: {reason}', 'Send the values object that Facter gives.'],
   BODY_TOO_LARGE: [413, 'The body is larger than {max} bytes', 'Send less, or raise the limit in the settings.'],
+  REQUEST_ABORTED: [400, 'The request ended before its body did', 'Send it again.'],
+  BODY_TYPE_UNSUPPORTED: [415, "Content-Type '{value}' is not supported", 'Send application/json.'],
   BODY_STALLED: [408, 'The body stopped coming for {ms} ms', 'Send it again over a better line.'],
   LINE_TOO_LONG: [413, 'Line {line} of the body is longer than {max} bytes', 'Send shorter lines.'],
   ENCODING_UNSUPPORTED: [415, "Content-Encoding '{value}' is not supported", 'Send gzip or no encoding.'],

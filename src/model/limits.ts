@@ -132,3 +132,5 @@ export const CATALOGS_CACHED_BYTES_MAX = 64 * MiB;
 export const STREAM_BUFFERED_BYTES_MAX = 64 * KiB;
 /** How often a transaction that met a deadlock is tried in all. */
 export const TRANSACTION_ATTEMPTS_MAX = 4;
+/** What `/readyz` asks must answer by then. */
+export const READY_CHECK_MAX_MS = 2_000;
