@@ -1,0 +1,77 @@
+# frozen_string_literal: true
+
+require 'json'
+require 'puppet'
+
+module Callboard
+  # A code version on disk, as an environment of Puppet's: environment.conf and hiera.yaml of the tree count, the
+  # modulepath is the resolved one of `.callboard/environment.json`. `config_version` is left out on purpose: a catalog's
+  # version is its hash, and the command would run on this machine for nothing.
+  class CodeVersion
+    include Puppet::Environments::EnvironmentLoader
+
+    # environment.conf with our modulepath.
+    class Configuration < Puppet::Settings::EnvironmentConf
+      attr_accessor :resolved_modulepath
+
+      def modulepath
+        resolved_modulepath.join(File::PATH_SEPARATOR)
+      end
+
+      def config_version
+        nil
+      end
+    end
+
+    attr_reader :directory, :name
+
+    def initialize(name, directory)
+      @name = name.to_sym
+      @directory = File.realpath(directory)
+      relative = JSON.parse(File.read(File.join(@directory, '.callboard', 'environment.json'))).fetch('modulepath')
+      @modulepath = relative.map { |path| File.join(@directory, path) }
+    end
+
+    # Puppet's environment. Nothing was evaluated in it; only processes forked from this one may do that.
+    def environment
+      @environment ||= Puppet.override(environments: self) do
+        Puppet.settings.clear_environment_settings(@name)
+        values = Puppet.settings.values(@name, Puppet.settings.preferred_run_mode)
+        Puppet::Node::Environment.create(@name, @modulepath, values.interpolate(:manifest))
+      end
+    end
+
+    # What a compile would find out first and what running no code of a module can tell: modules and their loaders.
+    def prepare
+      Puppet.override(environments: self, current_environment: environment) do
+        environment.modules
+        Puppet::Pops::Loaders.new(environment)
+      end
+    end
+
+    def list
+      [environment]
+    end
+
+    def get(name)
+      environment if name.to_sym == @name
+    end
+
+    def get_conf(name)
+      return nil unless name.to_sym == @name
+
+      @configuration ||= Configuration.load_from(@directory, []).tap { |conf| conf.resolved_modulepath = @modulepath }
+    end
+
+    def search_paths
+      ["file://#{@directory}"]
+    end
+
+    def clear_all; end
+
+    # `text` with the directory cut off: "/state/code/1a2b/site.pp" becomes "site.pp".
+    def relative(text)
+      text.to_s.gsub("#{@directory}/", '')
+    end
+  end
+end

@@ -1,0 +1,349 @@
+/**
+ * The pool of Ruby processes. Each compile runs in a process of its own, forked from the warm interpreter of its code
+ * version, and is ended when it takes too long or too much memory. A process that hangs, dies, floods or lies harms no
+ * other compile; its request is tried once more and then answered with a sentence that says what happened. What Puppet
+ * or a module's code says about a compile is a result and never tried again.
+ *
+ *   parent (Puppet) ─▶ interpreter (code version, warm) ─▶ one process a compile
+ */
+import { readFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { CallboardError } from '../model/errors.ts';
+import {
+  CATALOG_BYTES_MAX,
+  COMPILE_MEMORY_MAX_BYTES,
+  COMPILE_TIME_MAX_MS,
+  FACTS_BYTES_MAX,
+  INTERPRETERS_MAX,
+} from '../model/limits.ts';
+import { type CompileHeader, checkCatalog, readHeader } from './answer.ts';
+import type { Fork, Interpreter, ProcessEnd } from './interpreter.ts';
+import { type LineConnection, LineTooLong } from './lines.ts';
+import { Parent, type ParentOptions } from './parent.ts';
+import { Reception } from './reception.ts';
+import { type CompileRequest, type CompileResult, requestLine } from './request.ts';
+
+/** Lists of warnings, contents and files: some MB for the largest catalogs. */
+const HEADER_BYTES_MAX = 64 * 1024 * 1024;
+/** Facts are escaped once more inside the request; ENC and the rest are small. */
+const REQUEST_BYTES_MAX = 2 * FACTS_BYTES_MAX + 8 * 1024 * 1024;
+const MEMORY_LOOK_MS = 200;
+/** How long a killed process may take to be gone before its interpreter, then its parent, is ended. */
+const KILL_TIME_MAX_MS = 2000;
+/** Compiles that wait for their turn. */
+const WAITING_MAX = 10_000;
+
+export interface CompilePoolOptions extends ParentOptions {
+  /** Compiles at the same time. */
+  concurrency?: number;
+  timeMaxMs?: number;
+  memoryMaxBytes?: number;
+  interpretersMax?: number;
+  /** Told what compiles printed and what went wrong with processes; bounded text, for the log. */
+  note?: (message: string, detail: Record<string, unknown>) => void;
+}
+
+/** Something is wrong with a process, not with the code that it compiled. */
+class Trouble extends Error {}
+
+export class CompilePool {
+  readonly #options: CompilePoolOptions;
+  readonly #concurrency: number;
+  readonly #timeMaxMs: number;
+  readonly #memoryMaxBytes: number;
+  readonly #interpreters = new Map<string, Promise<Interpreter>>();
+  readonly #waiting: (() => void)[] = [];
+  #reception: Promise<Reception> | undefined;
+  #parent: Promise<Parent> | undefined;
+  #running = 0;
+  #closed = false;
+
+  constructor(options: CompilePoolOptions) {
+    this.#options = options;
+    this.#concurrency = options.concurrency ?? availableParallelism();
+    this.#timeMaxMs = options.timeMaxMs ?? COMPILE_TIME_MAX_MS;
+    this.#memoryMaxBytes = options.memoryMaxBytes ?? COMPILE_MEMORY_MAX_BYTES;
+  }
+
+  /** For figures: compiles under way, compiles waiting, interpreters. */
+  get state(): { running: number; waiting: number; interpreters: number } {
+    return { running: this.#running, waiting: this.#waiting.length, interpreters: this.#interpreters.size };
+  }
+
+  /** Loads Puppet ahead of the first compile; gives its version. Throws WORKER_FAILED. */
+  async start(): Promise<{ puppetVersion: string; pid: number }> {
+    const parent = await this.#theParent();
+    return { puppetVersion: parent.puppetVersion, pid: parent.pid };
+  }
+
+  /**
+   * Compiles. Throws WORKER_FAILED where Ruby or Puppet cannot be run, BUSY where too many wait, and the signal's reason
+   * when it is aborted.
+   */
+  async compile(request: CompileRequest, signal?: AbortSignal): Promise<CompileResult> {
+    await this.#turn(signal);
+    try {
+      try {
+        return await this.#attempt(request, signal);
+      } catch (error) {
+        if (!(error instanceof Trouble) || this.#closed) throw error;
+        this.#note('a compile is tried again', { certname: request.certname, reason: error.message });
+        return await this.#attempt(request, signal);
+      }
+    } catch (error) {
+      if (!(error instanceof Trouble)) throw error;
+      if (this.#closed) throw new CallboardError('WORKER_FAILED', { reason: 'it is being stopped' });
+      return {
+        status: 'failed',
+        error: { message: error.message, file: null, line: null },
+        warnings: [],
+        cpuMs: null,
+      };
+    } finally {
+      this.#running -= 1;
+      this.#waiting.shift()?.();
+    }
+  }
+
+  /** Ends everything. Compiles under way fail with WORKER_FAILED. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const wake of this.#waiting.splice(0)) wake();
+    const parent = await this.#parent?.catch(() => undefined);
+    parent?.kill();
+    await parent?.gone;
+    await (await this.#reception)?.close();
+  }
+
+  async #turn(signal: AbortSignal | undefined): Promise<void> {
+    signal?.throwIfAborted();
+    if (this.#waiting.length >= WAITING_MAX) throw new CallboardError('BUSY', { reason: 'Too many compiles wait' });
+    if (this.#running >= this.#concurrency && !this.#closed) {
+      await new Promise<void>((resolve, reject) => {
+        const abort = () => {
+          const at = this.#waiting.indexOf(wake);
+          if (at >= 0) this.#waiting.splice(at, 1);
+          reject(signal?.reason);
+        };
+        const wake = () => {
+          signal?.removeEventListener('abort', abort);
+          this.#running += 1;
+          resolve();
+        };
+        this.#waiting.push(wake);
+        signal?.addEventListener('abort', abort, { once: true });
+      });
+    } else {
+      this.#running += 1;
+    }
+    if (!this.#closed) return;
+    this.#running -= 1;
+    throw new CallboardError('WORKER_FAILED', { reason: 'it is being stopped' });
+  }
+
+  async #attempt(request: CompileRequest, signal: AbortSignal | undefined): Promise<CompileResult> {
+    const interpreter = await this.#interpreter(request.environment, request.codeDirectory);
+    const reception = await this.#reception!;
+    interpreter.running += 1;
+    interpreter.usedAt = Date.now();
+    const expected = reception.expect();
+    const fork = interpreter.fork(expected.token, REQUEST_BYTES_MAX);
+    const watch = new Watch(fork, this.#timeMaxMs, this.#memoryMaxBytes, signal);
+    try {
+      const answer = await watch.during(expected.arrival.then((connection) => converse(connection, request)));
+      if (answer.header.parsed.length > 0) {
+        interpreter.warm(answer.header.parsed);
+        void this.#parent?.then((parent) => parent.warm(request.codeDirectory, answer.header.parsed)).catch(() => {});
+      }
+      return answer.result;
+    } finally {
+      expected.cancel();
+      watch.stop();
+      await this.#end(fork, interpreter, request);
+      interpreter.running -= 1;
+    }
+  }
+
+  /** The slot is free only when the process is gone. */
+  async #end(fork: Fork, interpreter: Interpreter, request: CompileRequest): Promise<void> {
+    const end = await withinTime(fork.ended, 500);
+    if (end === undefined) fork.kill();
+    const last = end ?? (await withinTime(fork.ended, KILL_TIME_MAX_MS));
+    if (last === undefined) {
+      this.#note('an interpreter that does not answer is ended', { code_directory: interpreter.codeDirectory });
+      const parent = await this.#parent;
+      parent?.killInterpreter(interpreter.id);
+      if ((await withinTime(interpreter.gone, KILL_TIME_MAX_MS)) === undefined) parent?.kill();
+    } else if (last.output.trim() !== '') {
+      this.#note('a compile printed', { certname: request.certname, output: last.output });
+    }
+  }
+
+  async #interpreter(environment: string, codeDirectory: string): Promise<Interpreter> {
+    const key = `${environment}\n${codeDirectory}`;
+    let interpreter = this.#interpreters.get(key);
+    if (!interpreter) {
+      interpreter = this.#theParent().then((parent) =>
+        parent.startInterpreter(environment, codeDirectory, this.#timeMaxMs),
+      );
+      this.#interpreters.set(key, interpreter);
+      const forget = () => {
+        if (this.#interpreters.get(key) === interpreter) this.#interpreters.delete(key);
+      };
+      interpreter.then((started) => started.gone.then(forget), forget);
+      void this.#endOldest();
+    }
+    return interpreter;
+  }
+
+  /** Ends interpreters that nobody uses, the longest unused first, until there are few enough. */
+  async #endOldest(): Promise<void> {
+    const settled = await Promise.all([...this.#interpreters.values()].map((one) => one.catch(() => undefined)));
+    const idle = settled.filter((one) => one !== undefined && one.running === 0).sort((a, b) => a!.usedAt - b!.usedAt);
+    let surplus = this.#interpreters.size - (this.#options.interpretersMax ?? INTERPRETERS_MAX);
+    for (const interpreter of idle) {
+      if (surplus-- <= 0) break;
+      this.#interpreters.delete(interpreter!.key);
+      interpreter!.close();
+    }
+  }
+
+  #theParent(): Promise<Parent> {
+    if (this.#closed) throw new CallboardError('WORKER_FAILED', { reason: 'it is being stopped' });
+    if (!this.#parent) {
+      this.#reception ??= Reception.open();
+      const starting = this.#reception.then((reception) => Parent.start(this.#options, reception));
+      this.#parent = starting;
+      const forget = () => {
+        if (this.#parent === starting) this.#parent = undefined;
+      };
+      starting.then((parent) => {
+        void parent.gone.then(() => {
+          if (!this.#closed) this.#note('the parent of the compilers is gone', { log: parent.log });
+          forget();
+        });
+      }, forget);
+    }
+    return this.#parent;
+  }
+
+  #note(message: string, detail: Record<string, unknown>): void {
+    this.#options.note?.(message, detail);
+  }
+}
+
+interface Answer {
+  header: CompileHeader;
+  result: CompileResult;
+}
+
+/** Hands the request over and reads the answer. Throws Trouble on anything that is not an answer. */
+async function converse(connection: LineConnection, request: CompileRequest): Promise<Answer | null> {
+  try {
+    connection.write(requestLine(request));
+    const line = await connection.read(HEADER_BYTES_MAX);
+    if (line === null) return null;
+    const header = readHeader(line);
+    if (header.status === 'failed') {
+      return {
+        header,
+        result: { status: 'failed', error: header.error!, warnings: header.warnings, cpuMs: header.cpuMs },
+      };
+    }
+    const canonical = await connection.read(CATALOG_BYTES_MAX);
+    if (canonical === null) return null;
+    checkCatalog(canonical, header, request);
+    return {
+      header,
+      result: {
+        status: 'compiled',
+        canonical,
+        contents: header.contents,
+        warnings: header.warnings,
+        cpuMs: header.cpuMs,
+      },
+    };
+  } catch (error) {
+    if (error instanceof LineTooLong) throw new Trouble(`The compile's process sent too much: ${error.message}`);
+    throw new Trouble(`The compile's process did not keep to the protocol: ${(error as Error).message}`);
+  } finally {
+    connection.close();
+  }
+}
+
+/** Looks after one process while it compiles: time, memory, its end, and our caller's patience. */
+class Watch {
+  readonly #fork: Fork;
+  readonly #trouble = Promise.withResolvers<never>();
+  readonly #stops: (() => void)[] = [];
+
+  constructor(fork: Fork, timeMaxMs: number, memoryMaxBytes: number, signal: AbortSignal | undefined) {
+    this.#fork = fork;
+    this.#trouble.promise.catch(() => {});
+    const timer = setTimeout(
+      () => this.#end(new Trouble(`The compile took longer than ${timeMaxMs / 1000} s and was ended`)),
+      timeMaxMs,
+    );
+    this.#stops.push(() => clearTimeout(timer));
+    const abort = () => this.#end(signal?.reason);
+    if (signal?.aborted) abort();
+    signal?.addEventListener('abort', abort);
+    this.#stops.push(() => signal?.removeEventListener('abort', abort));
+    void fork.pid.then((pid) => {
+      const look = setInterval(async () => {
+        if ((await residentBytes(pid)) <= memoryMaxBytes) return;
+        const most = `${Math.round(memoryMaxBytes / 1024 / 1024)} MiB`;
+        this.#end(new Trouble(`The compile took more than ${most} of memory and was ended`));
+      }, MEMORY_LOOK_MS);
+      this.#stops.push(() => clearInterval(look));
+    });
+  }
+
+  /** The answer, unless something happens first. */
+  async during(answer: Promise<Answer | null>): Promise<Answer> {
+    answer.catch(() => {});
+    // The process may end right after its answer: the end alone decides nothing, an answer that is not there does.
+    const died = this.#fork.ended.then(async (end) => (await withinTime(answer, 1000)) ?? explainEnd(end));
+    const first = await Promise.race([answer, died, this.#trouble.promise]);
+    if (first === null) return (await Promise.race([died, this.#trouble.promise])) as Answer;
+    return first as Answer;
+  }
+
+  stop(): void {
+    for (const stop of this.#stops) stop();
+  }
+
+  #end(reason: unknown): void {
+    this.#fork.kill();
+    this.#trouble.reject(reason);
+  }
+}
+
+function explainEnd(end: ProcessEnd): never {
+  if (end.flooded) throw new Trouble('The compile printed without end and was ended');
+  if (end.interpreterGone) throw new Trouble('The interpreter of the code version ended during the compile');
+  const how = end.signal === null ? `with exit status ${end.exit}` : `by signal ${end.signal}`;
+  throw new Trouble(`The compile's process ended ${how} before it gave a result`);
+}
+
+async function withinTime<Value>(promise: Promise<Value>, ms: number): Promise<Value | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), ms);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** What the process holds in memory now; 0 when it is gone. */
+async function residentBytes(pid: number): Promise<number> {
+  try {
+    const status = await readFile(`/proc/${pid}/status`, 'utf8');
+    return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024;
+  } catch {
+    return 0;
+  }
+}
