@@ -8,7 +8,13 @@ import { promisify } from 'node:util';
 import { createGunzip, gunzip } from 'node:zlib';
 import type { FastifyRequest } from 'fastify';
 import { CallboardError } from '../model/errors.ts';
-import { BODIES_MEMORY_BYTES_MAX, BODY_STALL_MAX_MS, BODY_TIME_MAX_MS } from '../model/limits.ts';
+import {
+  BODIES_MEMORY_BYTES_MAX,
+  BODY_DRAIN_BYTES_MAX,
+  BODY_DRAIN_MAX_MS,
+  BODY_STALL_MAX_MS,
+  BODY_TIME_MAX_MS,
+} from '../model/limits.ts';
 
 const inflate = promisify<Buffer, { maxOutputLength: number }, Buffer>(gunzip);
 
@@ -37,8 +43,8 @@ export type BodySource = Pick<FastifyRequest, 'headers'> & { raw: Readable };
 let heldBytes = 0;
 
 /**
- * The whole body, decompressed. Throws BODY_TOO_LARGE, BODY_STALLED, BUSY, ENCODING_UNSUPPORTED or ENCODING_BROKEN; an
- * aborted request rejects with the stream's own error.
+ * The whole body, decompressed. Throws BODY_TOO_LARGE, BODY_STALLED, BUSY, ENCODING_UNSUPPORTED or ENCODING_BROKEN; or
+ * REQUEST_ABORTED.
  */
 export async function readBody(request: BodySource, options: BodyOptions): Promise<Buffer> {
   const zipped = isGzip(request, options.gzip ?? false);
@@ -100,6 +106,26 @@ export async function* readLines(request: BodySource, options: LineOptions): Asy
   if (partBytes > 0) yield parts.length === 1 ? parts[0]! : Buffer.concat(parts);
 }
 
+/**
+ * Reads off what a handler left unread of a body, so that the sender sees the answer and the connection can be used again. Who
+ * sends on and on, or not at all, is hung up on.
+ */
+export function drainBody(raw: Readable & { complete?: boolean }): void {
+  if (raw.readableEnded || raw.destroyed || raw.complete !== false) return;
+  let bytes = 0;
+  const hangUp = (): void => {
+    raw.destroy();
+  };
+  const timer = setTimeout(hangUp, BODY_DRAIN_MAX_MS);
+  raw.on('data', (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes > BODY_DRAIN_BYTES_MAX) hangUp();
+  });
+  raw.on('close', () => clearTimeout(timer));
+  raw.on('error', () => {});
+  raw.resume();
+}
+
 function isGzip(request: BodySource, allowed: boolean): boolean {
   const value = request.headers['content-encoding']?.toLowerCase();
   if (value === undefined || value === 'identity') return false;
@@ -145,7 +171,7 @@ function collect(raw: Readable, options: BodyOptions, hold: (bytes: number) => v
     raw.pause();
     reject(error);
   };
-  const closed = (): void => fail(new Error('The request was aborted'));
+  const closed = (): void => fail(new CallboardError('REQUEST_ABORTED'));
   raw.on('data', take).on('end', end).on('error', fail).on('close', closed);
   if (raw.readableEnded) end();
   else if (raw.destroyed) closed();
@@ -169,7 +195,7 @@ async function* chunks(raw: Readable, zipped: boolean, options: LineOptions): As
     // Not pipeline(): on a broken body it would destroy the request, and with it the answer.
     raw.on('error', (error) => unzip.destroy(error));
     raw.on('close', () => {
-      if (!raw.readableEnded) unzip.destroy(new Error('The request was aborted'));
+      if (!raw.readableEnded) unzip.destroy(new CallboardError('REQUEST_ABORTED'));
     });
     unzip.on('error', () => raw.unpipe(unzip).off('data', count).pause());
     stream = raw.pipe(unzip);

@@ -80,6 +80,7 @@ export class Ca {
   readonly directory: string;
   /** The CA's certificate; where it is not self-signed, followed by those above it. */
   readonly certificatePem: string;
+  readonly #certificate: NodeCertificate;
   readonly #signer: Signer;
   readonly #crlFile: string;
   #revoked = new Set<string>();
@@ -90,6 +91,7 @@ export class Ca {
   constructor(directory: string, certificatePem: string, signer: Signer) {
     this.directory = directory;
     this.certificatePem = certificatePem;
+    this.#certificate = new NodeCertificate(certificatePem);
     this.#signer = signer;
     this.#crlFile = join(directory, 'ca_crl.pem');
     this.#readRevoked();
@@ -122,6 +124,11 @@ export class Ca {
       await this.#writeCrl(serials);
       return serials;
     });
+  }
+
+  /** Whether this CA, and not one above or beside it, signed a certificate. */
+  signed(certificate: NodeCertificate): boolean {
+    return certificate.checkIssued(this.#certificate);
   }
 
   /** Whether a serial (hexadecimal, normal form) is on the list. */

@@ -1,15 +1,18 @@
 /**
- * Who asks. A node is what its client certificate says and nothing else (P9); an operator is a token. The answer is
- * worked out once per connection for certificates, since a TLS session's certificate cannot change.
+ * Who asks, and what they may do. A node is what its client certificate says and nothing else (P9); an operator is a token.
+ * How a request's identity is found is in `identify.ts`.
  */
 import type { Certname } from '../model/ids.ts';
 
-export type Role = 'viewer' | 'deployer' | 'admin';
+export const ROLES = ['viewer', 'deployer', 'admin'] as const;
+export type Role = (typeof ROLES)[number];
 
 export type Identity =
   | { kind: 'anonymous' }
   | { kind: 'node'; certname: Certname; extensions: Record<string, string> }
   | { kind: 'operator'; name: string; role: Role };
+
+export const ANONYMOUS: Identity = { kind: 'anonymous' };
 
 /**
  * What a route demands. `node`: the certificate of the node in the path's `:certname`. `content`: a node or any operator;

@@ -94,6 +94,7 @@ class Stream implements EventStream {
 
   constructor(reply: FastifyReply, options: StreamOptions) {
     this.#bufferBytesMax = options.bufferBytesMax ?? STREAM_BUFFER_BYTES_MAX;
+    reply.request.streamed = true;
     reply.hijack();
     this.#raw = reply.raw;
     this.#raw.on('close', () => this.#ended());

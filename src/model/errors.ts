@@ -21,6 +21,8 @@ export const ERRORS = {
   REQUEST_INVALID: [400, '{reason}', 'See the API description for what this call takes.'],
   JSON_INVALID: [400, 'The document is not JSON: {reason} at byte {offset}', 'Send one JSON document in UTF-8.'],
   FACTS_INVALID: [400, 'The facts cannot be taken: {reason}', 'Send the values object that Facter gives.'],
+  EVENT_INVALID: [400, 'Line {line} is not a run event: {reason}', 'See docs/formats/run-events-v1.md.'],
+  EVENTS_TOO_MANY: [422, 'A run has at most {max} events', 'Drop the rest of this run.'],
   BODY_TOO_LARGE: [413, 'The body is larger than {max} bytes', 'Send less, or raise the limit in the settings.'],
   REQUEST_ABORTED: [400, 'The request ended before its body did', 'Send it again.'],
   BODY_TYPE_UNSUPPORTED: [415, "Content-Type '{value}' is not supported", 'Send application/json.'],
@@ -43,6 +45,7 @@ export const ERRORS = {
   // what is not there
   ROUTE_NOT_FOUND: [404, 'There is nothing at {path}', 'See the API description.'],
   NODE_NOT_FOUND: [404, "No node is called '{certname}'", 'List them with: callboard node list'],
+  FACTS_NOT_FOUND: [404, "'{certname}' has submitted no facts", 'Is its node daemon running?'],
   ENVIRONMENT_NOT_FOUND: [404, "No environment is called '{environment}'", 'Deploy it with: callboard code deploy'],
   CODE_VERSION_NOT_FOUND: [
     404,
@@ -101,6 +104,18 @@ export const ERRORS = {
   DATABASE_START_FAILED: [500, 'PostgreSQL could not be started: {reason}', 'See its log.'],
   DATABASE_TOO_NEW: [500, 'The database has migration {found}, this program knows {known}', 'Use the newer program.'],
   SERVER_UNREACHABLE: [503, '{url} cannot be reached: {reason}', 'Is the server running, and is this its address?'],
+  NODE_STATE_IN_USE: [
+    500,
+    "Another node daemon (process {pid}) uses the state directory '{state}'",
+    'Stop it, or give another --state.',
+  ],
+  NODE_CERTIFICATE_MISSING: [
+    500,
+    "There is no certificate of '{certname}' in '{ssldir}': {reason}",
+    'Make one with: callboard cert issue, and give its directory as --ssldir.',
+  ],
+  RUNNER_FAILED: [500, 'The Puppet runner failed: {reason}', 'Is Puppet installed? See the log of the node daemon.'],
+  CATALOG_UNFIT: [422, 'The catalog {catalog} cannot be used: {reason}', 'The node keeps its present one.'],
   WORKER_FAILED: [500, 'The compile worker failed: {reason}', 'See the log of the server.'],
 } as const satisfies Record<string, readonly [status: number, sentence: string, hint: string]>;
 

@@ -46,6 +46,17 @@ export const COLLECT_MOVES_KEPT = 10;
 export const COLLECT_DEPLOYS_KEPT = 10;
 /** How long the history of compiles and facts is kept. */
 export const COLLECT_HISTORY_TIME_MS = 30 * 24 * 3600_000;
+/** Events that one statement stores, by number and by size: memory of a stream is twice this. */
+export const EVENTS_CHUNK_MAX = 500;
+export const EVENTS_CHUNK_BYTES_MAX = 1 * MiB;
+/** Run events are kept this many days, unless a setting says otherwise. */
+export const RUN_EVENTS_KEPT_DAYS = 30;
+/** Day partitions that exist ahead, so that housekeeping may fail for days before events go to the default partition. */
+export const PARTITION_DAYS_AHEAD = 3;
+/** Runs of which new events wait to be read for watchers; beyond, watchers are cut and look anew. */
+export const WATCH_RUNS_WAITING_MAX = 10_000;
+/** Runs read for watchers at once. */
+export const WATCH_READS_AT_ONCE_MAX = 4;
 /** Any other JSON body of the API. */
 export const BODY_BYTES_MAX = 1 * MiB;
 /** A catalog's canonical form; the largest seen in the field are some 50 MB. */
@@ -134,3 +145,32 @@ export const STREAM_BUFFERED_BYTES_MAX = 64 * KiB;
 export const TRANSACTION_ATTEMPTS_MAX = 4;
 /** What `/readyz` asks must answer by then. */
 export const READY_CHECK_MAX_MS = 2_000;
+/** A run's own share of the spool: past it only changes, failures and the end are written. */
+export const RUN_EVENTS_BYTES_MAX = 64 * MiB;
+/** What a complete run keeps when the spool is full: its start, its end, and the changes and failures that fit in here. */
+export const SHRUNK_RUN_BYTES_MAX = 64 * KiB;
+/** One POST of run events from a node. Far below EVENTS_BODY_BYTES_MAX, so that a slow line acknowledges often. */
+export const EVENTS_BATCH_BYTES_MAX = 1 * MiB;
+/** How long the first waiting event of a run waits for others to travel with it. */
+export const EVENTS_FLUSH_MS = 25;
+/** With the control plane away, spooled events are on the disk for sure at least this often. */
+export const SPOOL_SYNC_MS = 1_000;
+/** Content that a node fetches at a time. */
+export const NODE_FETCHES_MAX = 8;
+/** A collection of facts; a site's custom facts may ask slow services. */
+export const FACTS_COLLECT_MAX_MS = 300_000;
+/** Unchanged facts are sent whole once in this time, so that the volatile ones do not grow older than that. */
+export const FACTS_WHOLE_MAX_MS = 24 * 3600_000;
+/** The Ruby runner loads Puppet in some 2 s; on a slow, busy machine in 30. */
+export const RUNNER_START_MAX_MS = 120_000;
+/** One line of the runner's protocol. */
+export const RUNNER_LINE_BYTES_MAX = 1 * MiB;
+/** On a stop of the node daemon: how long a run may go on to its end, and then, for the resource it is working on. */
+export const RUN_FINISH_MAX_MS = 60_000;
+export const RUN_HALT_MAX_MS = 15_000;
+/** An answer of the control plane to a node, without its body; and how long a body may stand still. */
+export const NODE_REQUEST_MAX_MS = 30_000;
+/** A wake-up stream that says nothing, not even its heartbeat of 15 s, is taken for dead. */
+export const WAKEUPS_SILENCE_MAX_MS = 45_000;
+/** Longest wait between two tries to reach the control plane. */
+export const NODE_BACKOFF_MAX_MS = 60_000;
