@@ -1,0 +1,358 @@
+/**
+ * Making a code version: from a repository and a reference to two tree manifests, with every byte they name in the content
+ * store. Nothing here knows environments' rows or nodes. The same bytes in the same places give the same name, whatever the
+ * commit, the machine or the day; when this returns, all content was there a moment ago.
+ *
+ * The commit's files are read straight from git's objects (attributes such as `eol` or `filter` are not applied): a checkout is
+ * only made for r10k, which needs one.
+ */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { glob, readdir, realpath, stat } from 'node:fs/promises';
+import { join, matchesGlob } from 'node:path';
+import type { Readable } from 'node:stream';
+import { CallboardError } from '../model/errors.ts';
+import type { CodeVersionHash, ContentHash } from '../model/ids.ts';
+import { DEPLOY_FILE_IN_MEMORY_BYTES_MAX, DEPLOY_FILES_AT_ONCE_MAX, TREE_ENTRIES_MAX } from '../model/limits.ts';
+import { type TreeEntry, treeHash, writeTree } from '../model/tree.ts';
+import { AtMost } from './at-most.ts';
+import { Folder, linksOutside } from './folder.ts';
+import { KnownBlobs, KnownFiles } from './known-hashes.ts';
+import { isModuleName, type ModulepathEntry, planModulepath, readEnvironmentConf } from './modulepath.ts';
+import { CALLBOARD_FOLDER, parseLinkTarget } from './path.ts';
+import { environmentFile, findModules, pluginTree } from './plugins.ts';
+import { installPuppetfile } from './puppetfile.ts';
+import { fetchCommit, listCommit, type Repository, type RepositoryEntry, readBlobs, streamBlob } from './repository.ts';
+import { walk } from './walk.ts';
+
+/** What this room needs of the content store. */
+export interface DeployedContent {
+  put(hash: ContentHash, bytes: Readable | Buffer): Promise<unknown>;
+  missing(hashes: Iterable<ContentHash>): Promise<ContentHash[]>;
+}
+
+export interface CodeVersionSettings {
+  /** The server's state directory; `git/` below it is this room's. */
+  state: string;
+  /** What `$basemodulepath` means: the server's own module directories. */
+  basemodulepath: readonly string[];
+  /** The r10k program, by path or by name. */
+  r10k: string;
+}
+
+export interface CodeVersion {
+  id: CodeVersionHash;
+  plugins: ContentHash;
+  commit: string;
+  files: number;
+  bytes: number;
+  /** Everything that must be in the content store: both manifests and all files. */
+  contents: ContentHash[];
+  /** What the plugin tree names, itself among it. */
+  pluginContents: ContentHash[];
+}
+
+/** How many of the files had to be read or stored: what a deploy of few changes is measured by. */
+interface Work {
+  read: number;
+  stored: number;
+}
+
+type Source = { blob: string; size: number } | { path: string } | { bytes: Buffer };
+
+/** Throws CODE_DEPLOY_FAILED with a sentence for whoever asked; anything else is unexpected and may go away by itself. */
+export async function makeCodeVersion(
+  deps: CodeVersionSettings & { content: DeployedContent },
+  request: { repo: string; ref: string; environment: string; deploy: string },
+  context: { signal: AbortSignal; log: (line: string) => void },
+): Promise<CodeVersion> {
+  const { signal, log } = context;
+  const { repository, commit } = await fetchCommit(deps.state, request, context);
+  log(`Commit ${commit}`);
+
+  const sources = new Map<ContentHash, Source>();
+  const work: Work = { read: 0, stored: 0 };
+  const listed = await listCommit(repository, commit);
+  for (const entry of listed) {
+    if (entry.path === CALLBOARD_FOLDER || entry.path.startsWith(`${CALLBOARD_FOLDER}/`)) {
+      throw refuse(`The control repo holds '${entry.path}', a name that Callboard keeps for itself`);
+    }
+  }
+  const committed = await readRepository(deps, repository, listed, sources, work, context);
+
+  let entries = committed;
+  if (committed.some((entry) => entry.kind === 'file' && entry.path === 'Puppetfile')) {
+    await store(deps.content, repository, committed, sources, work, signal);
+    entries = await installPuppetfile(deps, {
+      committed,
+      open: (entry) => open(sources.get(entry.hash)!, repository),
+      onFile: (hash, path) => sources.set(hash, { path }),
+      stored: (installed) => store(deps.content, repository, installed, sources, work, signal),
+      signal,
+      log,
+    });
+  }
+
+  const folder = new Folder(entries);
+  const modulepath: string[] = [];
+  const external: string[] = [];
+  for (const entry of await planned(folder, sources, repository, request.environment, deps.basemodulepath)) {
+    if (entry.place === 'repo') modulepath.push(...repoDirectories(folder, entry, log));
+    else {
+      for (const directory of await serverDirectories(entry, log)) {
+        modulepath.push(`${CALLBOARD_FOLDER}/modulepath/${external.length}`);
+        external.push(directory);
+      }
+    }
+  }
+  const added = await readServerModules(deps.state, external, sources, work, context);
+  const environment = environmentFile(modulepath);
+  const environmentHash = sha256(environment);
+  sources.set(environmentHash, { bytes: environment });
+  added.push({
+    kind: 'file',
+    path: `${CALLBOARD_FOLDER}/environment.json`,
+    mode: '644',
+    hash: environmentHash,
+    size: environment.length,
+  });
+
+  const all = [...entries, ...added];
+  if (all.length > TREE_ENTRIES_MAX) throw refuse(`The code has more than ${TREE_ENTRIES_MAX} files`);
+  const whole = new Folder(all);
+  const outside = linksOutside(all, whole);
+  if (outside.length > 0) {
+    const { path, target } = outside[0]!;
+    throw refuse(`The link '${path}' leaves the control repo: ${target}`);
+  }
+
+  const manifest = writeTree(all);
+  const pluginEntries = pluginTree(whole, modulepath);
+  const pluginManifest = writeTree(pluginEntries);
+  const id = treeHash(manifest) as CodeVersionHash;
+  const plugins = treeHash(pluginManifest) as ContentHash;
+  sources.set(id as string as ContentHash, { bytes: manifest });
+  sources.set(plugins, { bytes: pluginManifest });
+
+  const files = all.filter((entry) => entry.kind === 'file');
+  const contents = [...new Set<ContentHash>([id as string as ContentHash, plugins, ...files.map((file) => file.hash)])];
+  await storeHashes(deps.content, repository, contents, sources, work, signal);
+  const bytes = files.reduce((sum, file) => sum + file.size, 0);
+  const modules = findModules(whole, modulepath);
+  log(
+    `${files.length} files, ${bytes} bytes, ${modules.length} modules; ${work.read} read, ${work.stored} stored anew; modulepath ${modulepath.join(':')}`,
+  );
+  return {
+    id,
+    plugins,
+    commit,
+    files: files.length,
+    bytes,
+    contents,
+    pluginContents: [...new Set([plugins, ...pluginEntries.map((file) => file.hash)])],
+  };
+}
+
+/** Turns git's list into tree entries: what is not known by its blob id is read, hashed and stored. */
+async function readRepository(
+  deps: { state: string; content: DeployedContent },
+  repository: Repository,
+  listed: readonly RepositoryEntry[],
+  sources: Map<ContentHash, Source>,
+  work: Work,
+  { signal, log }: { signal: AbortSignal; log: (line: string) => void },
+): Promise<TreeEntry[]> {
+  const known = await KnownBlobs.load(join(deps.state, 'git', 'known-blobs'));
+  const unknown = listed.filter((entry) => entry.kind === 'file' && !known.get(entry.blob));
+  const unknownSizes = new Map(
+    unknown.map((entry) => [(entry as { blob: string }).blob, (entry as { size: number }).size]),
+  );
+  const small = [...unknownSizes].filter(([, size]) => size <= DEPLOY_FILE_IN_MEMORY_BYTES_MAX).map(([blob]) => blob);
+
+  const puts = new AtMost(DEPLOY_FILES_AT_ONCE_MAX);
+  for await (const { blob, bytes } of readBlobs(repository, small)) {
+    signal.throwIfAborted();
+    const hash = sha256(bytes);
+    known.add(blob, { hash, size: bytes.length });
+    work.read += 1;
+    await puts.run(() => deps.content.put(hash, bytes));
+  }
+  await puts.all();
+  for (const [blob, size] of unknownSizes) {
+    if (size <= DEPLOY_FILE_IN_MEMORY_BYTES_MAX) continue;
+    const hash = createHash('sha256');
+    for await (const bytes of streamBlob(repository, blob)) hash.update(bytes as Buffer);
+    known.add(blob, { hash: hash.digest('hex') as ContentHash, size });
+    work.read += 1;
+  }
+  await known.save();
+
+  const targets = new Map<string, Buffer>();
+  const links = listed.filter((entry) => entry.kind === 'link');
+  for (const { path, size } of links) {
+    if (size > 4096) throw refuse(`The target of the link '${path}' is empty, too long or holds control characters`);
+  }
+  for await (const { blob, bytes } of readBlobs(repository, [...new Set(links.map((link) => link.blob))])) {
+    targets.set(blob, Buffer.from(bytes));
+  }
+
+  return listed.map((entry): TreeEntry => {
+    if (entry.kind === 'submodule') {
+      log(`'${entry.path}' is a git submodule: its files are left out`);
+      return { kind: 'directory', path: entry.path };
+    }
+    if (entry.kind === 'link') {
+      return { kind: 'link', path: entry.path, target: parseLinkTarget(targets.get(entry.blob)!, entry.path) };
+    }
+    const { hash, size } = known.get(entry.blob)!;
+    sources.set(hash, { blob: entry.blob, size });
+    return { kind: 'file', path: entry.path, mode: entry.mode, hash, size };
+  });
+}
+
+async function planned(
+  folder: Folder,
+  sources: Map<ContentHash, Source>,
+  repository: Repository,
+  environment: string,
+  basemodulepath: readonly string[],
+): Promise<ModulepathEntry[]> {
+  const conf = folder.find('environment.conf');
+  let setting: string | undefined;
+  if (conf.state === 'file') {
+    const bytes: Buffer[] = [];
+    const source = await open(sources.get(conf.entry.hash)!, repository);
+    if (Buffer.isBuffer(source)) bytes.push(source);
+    else for await (const piece of source) bytes.push(piece as Buffer);
+    setting = readEnvironmentConf(Buffer.concat(bytes).toString('utf8')).get('modulepath');
+  }
+  return planModulepath(setting, { environment, basemodulepath });
+}
+
+function repoDirectories(folder: Folder, entry: ModulepathEntry, log: (line: string) => void): string[] {
+  const paths = entry.pattern
+    ? folder
+        .directories()
+        .filter((path) => matchesGlob(path, entry.path))
+        .sort()
+    : [entry.path];
+  return paths.filter((path) => {
+    const { state } = folder.find(path);
+    if (state === 'outside') throw refuse(`The modulepath entry '${path}' leaves the control repo`);
+    if (state !== 'directory') log(`The modulepath entry '${path}' is not in the control repo: left out`);
+    return state === 'directory';
+  });
+}
+
+async function serverDirectories(entry: ModulepathEntry, log: (line: string) => void): Promise<string[]> {
+  const paths = entry.pattern ? (await Array.fromAsync(glob(entry.path))).sort() : [entry.path];
+  const there: string[] = [];
+  for (const path of paths) {
+    const about = await stat(path).catch(() => undefined);
+    if (!about?.isDirectory()) log(`The modulepath entry '${path}' is not on this server: left out`);
+    else if ((await moduleNames(path)).valid.length > 0) there.push(path);
+    else log(`The modulepath entry '${path}' holds no module: left out`);
+  }
+  return there;
+}
+
+async function moduleNames(directory: string): Promise<{ valid: string[]; invalid: string[] }> {
+  const valid: string[] = [];
+  const invalid: string[] = [];
+  for (const name of (await readdir(directory)).sort()) {
+    const about = await stat(join(directory, name)).catch(() => undefined);
+    if (about?.isDirectory()) (isModuleName(name) ? valid : invalid).push(name);
+  }
+  return { valid, invalid };
+}
+
+/** The modules of the server's directories, below `.callboard/modulepath/<n>/`. */
+async function readServerModules(
+  state: string,
+  directories: readonly string[],
+  sources: Map<ContentHash, Source>,
+  work: Work,
+  { signal, log }: { signal: AbortSignal; log: (line: string) => void },
+): Promise<TreeEntry[]> {
+  const name = sha256(Buffer.from(directories.join(':'))).slice(0, 16);
+  const known = await KnownFiles.load(join(state, 'git', `known-files-${name}`));
+  const roots = new Map<string, string>();
+  for (const directory of directories) {
+    for (const module of (await moduleNames(directory)).valid) {
+      const path = join(directory, module);
+      roots.set(path, await realpath(path));
+    }
+  }
+  const mayFollowInto = [
+    ...new Set([...(await Promise.all(directories.map((path) => realpath(path)))), ...roots.values()]),
+  ];
+  const entries: TreeEntry[] = [];
+  for (const [number, directory] of directories.entries()) {
+    const { valid, invalid } = await moduleNames(directory);
+    for (const module of invalid) log(`'${join(directory, module)}' has no module's name: left out, as Puppet does`);
+    for (const module of valid) {
+      const walked = await walk(join(directory, module), {
+        into: `${CALLBOARD_FOLDER}/modulepath/${number}/${module}`,
+        mayFollowInto,
+        signal,
+        known,
+        onFile: (hash, path) => {
+          if (!sources.has(hash)) sources.set(hash, { path });
+        },
+        onRead: () => {
+          work.read += 1;
+        },
+      });
+      for (const entry of walked) entries.push(entry);
+    }
+  }
+  await known.save();
+  return entries;
+}
+
+async function store(
+  content: DeployedContent,
+  repository: Repository,
+  entries: readonly TreeEntry[],
+  sources: Map<ContentHash, Source>,
+  work: Work,
+  signal: AbortSignal,
+): Promise<void> {
+  const hashes = new Set<ContentHash>();
+  for (const entry of entries) if (entry.kind === 'file') hashes.add(entry.hash);
+  await storeHashes(content, repository, [...hashes], sources, work, signal);
+}
+
+/** Puts what the content store lacks. */
+async function storeHashes(
+  content: DeployedContent,
+  repository: Repository,
+  hashes: readonly ContentHash[],
+  sources: Map<ContentHash, Source>,
+  work: Work,
+  signal: AbortSignal,
+): Promise<void> {
+  const puts = new AtMost(DEPLOY_FILES_AT_ONCE_MAX);
+  for (const hash of await content.missing(hashes)) {
+    signal.throwIfAborted();
+    await puts.run(async () => {
+      await content.put(hash, await open(sources.get(hash)!, repository));
+      work.stored += 1;
+    });
+  }
+  await puts.all();
+}
+
+async function open(source: Source, repository: Repository): Promise<Readable | Buffer> {
+  if ('bytes' in source) return source.bytes;
+  if ('path' in source) return createReadStream(source.path);
+  return streamBlob(repository, source.blob);
+}
+
+function sha256(bytes: Buffer): ContentHash {
+  return createHash('sha256').update(bytes).digest('hex') as ContentHash;
+}
+
+function refuse(reason: string): CallboardError {
+  return new CallboardError('CODE_DEPLOY_FAILED', { reason });
+}

@@ -1,0 +1,137 @@
+/**
+ * The job `deploy`. Its states: queued → running → done | failed | superseded. It reads everything anew each time, so a deploy
+ * whose server was killed runs again from the start and comes to the same names. What whoever asked can mend (a reference that
+ * is not there, a Puppetfile that r10k cannot install) ends it as failed at once; anything else is tried again by the queue.
+ *
+ * Deploys of different environments run side by side. Of one environment the last asked for wins, in whatever order they end.
+ */
+import type { Logger } from 'pino';
+import { CallboardError } from '../model/errors.ts';
+import { parseEnvironmentName } from '../model/ids.ts';
+import { DEPLOY_TIME_MAX_MS } from '../model/limits.ts';
+import type { Database, Transaction } from '../postgres/database.ts';
+import { notify } from '../postgres/listen.ts';
+import type { JobHandlers } from '../postgres/queue.ts';
+import { type CodeVersion, type CodeVersionSettings, type DeployedContent, makeCodeVersion } from './code-version.ts';
+import { openDeployLog } from './deploy-log.ts';
+import { secretsOf } from './ref.ts';
+import * as store from './store.ts';
+
+export interface TruthDependencies extends CodeVersionSettings {
+  db: Database;
+  content: DeployedContent;
+  logger: Logger;
+  /** Queues the compiles that a code version makes necessary, in the transaction that makes it the environment's newest. */
+  queueEnvironmentCompiles: (
+    tx: Transaction,
+    environment: string,
+    codeVersion: string,
+    trigger: string,
+  ) => Promise<unknown>;
+}
+
+export function truthJobs(deps: TruthDependencies): JobHandlers {
+  return {
+    async deploy(payload, context) {
+      await runDeploy(deps, payload.deploy, context);
+    },
+  };
+}
+
+async function runDeploy(
+  deps: TruthDependencies,
+  id: string,
+  context: { signal: AbortSignal; lastAttempt: boolean },
+): Promise<void> {
+  const { db } = deps;
+  const deploy = await store.startDeploy(db, id);
+  if (!deploy) return;
+  const logger = deps.logger.child({ deploy: id, environment: deploy.environment });
+  const log = openDeployLog({
+    bytes: Buffer.byteLength(deploy.log),
+    secrets: secretsOf(deploy.repo),
+    async append(text) {
+      await store.appendDeployLog(db, id, text);
+      await notify(db, 'callboard_progress', { kind: 'deploy', id });
+    },
+  });
+  const end = async (state: 'failed' | 'superseded', reason: string): Promise<void> => {
+    await log.end(reason);
+    await store.endDeploy(db, id, { state, error: reason });
+    await notify(db, 'callboard_progress', { kind: 'deploy', id });
+    logger.info({ state, reason }, 'deploy ended');
+  };
+
+  if (deploy.resumed) log.line('Begun again: the server that ran this deploy had stopped');
+  const time = new AbortController();
+  const timer = setTimeout(
+    () =>
+      time.abort(
+        new CallboardError('CODE_DEPLOY_FAILED', {
+          reason: `The deploy took longer than ${DEPLOY_TIME_MAX_MS / 60_000} minutes`,
+        }),
+      ),
+    DEPLOY_TIME_MAX_MS,
+  );
+  try {
+    const version = await makeCodeVersion(
+      deps,
+      { repo: deploy.repo, ref: deploy.ref, environment: parseEnvironmentName(deploy.environment), deploy: id },
+      { signal: AbortSignal.any([context.signal, time.signal]), log: (line) => log.line(line) },
+    );
+    const outcome = await finish(deps, deploy, version);
+    if (outcome.state === 'superseded') return await end('superseded', 'A deploy asked for later has already ended');
+    await log.end(outcome.sentence);
+    await notify(db, 'callboard_progress', { kind: 'deploy', id });
+    logger.info({ code_version: version.id, commit: version.commit }, 'deploy ended');
+  } catch (error) {
+    if (error instanceof CallboardError && error.status < 500) return await end('failed', error.message);
+    const reason = error instanceof Error ? error.message : String(error);
+    if (context.signal.aborted || !context.lastAttempt) {
+      await log.end(
+        context.signal.aborted
+          ? 'The server stops: this deploy goes on when it is back'
+          : `${reason}: tried again soon`,
+      );
+      await store.requeueDeploy(db, id).catch(() => {});
+    } else {
+      await end('failed', reason);
+    }
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** One transaction: the code version becomes visible, its compiles are queued, the deploy is done. */
+async function finish(
+  deps: TruthDependencies,
+  deploy: store.DeployRow,
+  version: CodeVersion,
+): Promise<{ state: 'done'; sentence: string } | { state: 'superseded' }> {
+  return await deps.db.transaction().execute(async (tx) => {
+    const environment = await store.lockEnvironment(tx, deploy.environment);
+    if (!environment) throw new Error(`environment ${deploy.environment} is gone`);
+    if (await store.isOvertaken(tx, deploy)) return { state: 'superseded' };
+
+    await store.lockReferences(tx);
+    const missing = await deps.content.missing(version.contents);
+    if (missing.length > 0) throw new Error(`${missing.length} files were collected while they were deployed`);
+    await store.insertCodeVersion(tx, version);
+    await store.insertReferences(tx, version.plugins, version.pluginContents);
+    const ended = await store.endDeploy(tx, deploy.id, {
+      state: 'done',
+      error: null,
+      commit: version.commit,
+      codeVersion: version.id,
+    });
+    if (!ended) return { state: 'superseded' };
+    const short = version.id.slice(0, 12);
+    if (environment.code_version === version.id) {
+      return { state: 'done', sentence: `Code version ${short}: the code is what it was` };
+    }
+    await store.setEnvironmentCode(tx, deploy.environment, version.id);
+    await deps.queueEnvironmentCompiles(tx, deploy.environment, version.id, `code version ${short} deployed`);
+    return { state: 'done', sentence: `Code version ${short} is the newest of ${deploy.environment}` };
+  });
+}

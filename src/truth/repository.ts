@@ -1,0 +1,211 @@
+/**
+ * Control repos, mirrored: `<state>/git/<hash of the repository's name>/` is a bare repository that keeps each commit ever
+ * deployed under `refs/callboard/commit/<commit>`, so that the next fetch only brings what is new. A deploy fetches into names
+ * of its own (`refs/callboard/deploy/<id>/…`): deploys from one repository, and a killed server's leftovers, never meet.
+ */
+import { createHash } from 'node:crypto';
+import { mkdir, mkdtemp, rename, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { CallboardError } from '../model/errors.ts';
+import { TREE_ENTRIES_MAX } from '../model/limits.ts';
+import { GitError, type GitOptions, git, gitStream, writeGitConfig } from './git.ts';
+import { parseTreePath } from './path.ts';
+import { looksLikeCommit, shownRepository } from './ref.ts';
+
+export type RepositoryEntry =
+  | { kind: 'file'; path: string; mode: '644' | '755'; blob: string; size: number }
+  | { kind: 'link'; path: string; blob: string; size: number }
+  /** A submodule: git keeps only its commit here. */
+  | { kind: 'submodule'; path: string };
+
+export interface Repository {
+  /** The mirror's own directory. */
+  directory: string;
+  options: GitOptions;
+}
+
+/** Brings what `ref` means into the mirror; the commit. Throws CODE_DEPLOY_FAILED with git's own words. */
+export async function fetchCommit(
+  state: string,
+  request: { repo: string; ref: string; deploy: string },
+  context: { signal: AbortSignal; log: (line: string) => void },
+): Promise<{ repository: Repository; commit: string }> {
+  const name = createHash('sha256').update(request.repo).digest('hex');
+  const directory = join(state, 'git', name);
+  const config = join(state, 'git', `${name}.gitconfig`);
+  const local = request.repo.startsWith('file:') ? decodeURIComponent(new URL(request.repo).pathname) : request.repo;
+  await writeGitConfig(config, local.startsWith('/') ? [local, `${local.replace(/\/+$/, '')}/.git`] : []);
+  const repository: Repository = { directory, options: { signal: context.signal, config } };
+  await makeMirror(repository);
+
+  const own = `refs/callboard/deploy/${request.deploy}`;
+  const inMirror = (args: string[], onLine?: (line: string) => void) =>
+    git(['--git-dir', directory, ...args], { ...repository.options, ...(onLine ? { onLine } : {}) });
+  const commitOf = async (name: string): Promise<string | undefined> => {
+    try {
+      const commit = await inMirror(['rev-parse', '--verify', '--quiet', '--end-of-options', `${name}^{commit}`]);
+      return commit.toString('utf8').trim();
+    } catch (error) {
+      if (error instanceof GitError) return undefined;
+      throw error;
+    }
+  };
+  const fetch = (specs: string[]) =>
+    inMirror(
+      ['-c', 'gc.auto=0', 'fetch', '--no-tags', '--no-write-fetch-head', '--force', '--', request.repo, ...specs],
+      (line) => context.log(`git: ${line}`),
+    );
+
+  context.log(`Fetching '${request.ref}' of ${shownRepository(request.repo)}`);
+  try {
+    let commit: string | undefined;
+    const remote = await remoteRef(repository, request);
+    if (remote) {
+      await fetch([`+${remote}:${own}/ref`]);
+      commit = await commitOf(`${own}/ref`);
+    } else if (looksLikeCommit(request.ref)) {
+      commit = await commitOf(request.ref);
+      if (!commit) {
+        await fetch([`+refs/heads/*:${own}/heads/*`, `+refs/tags/*:${own}/tags/*`]);
+        commit = await commitOf(request.ref);
+      }
+    }
+    if (!commit) {
+      throw new CallboardError('CODE_DEPLOY_FAILED', {
+        reason: `${shownRepository(request.repo)} has no branch, tag or commit '${request.ref}'`,
+      });
+    }
+    await keep(repository, commit, own);
+    return { repository, commit };
+  } catch (error) {
+    if (!(error instanceof GitError)) throw error;
+    throw new CallboardError(
+      'CODE_DEPLOY_FAILED',
+      { reason: `git could not fetch '${request.ref}' of ${shownRepository(request.repo)}: ${error.message}` },
+      { cause: error },
+    );
+  }
+}
+
+/** What the repository calls `ref`: a branch before a tag, as r10k and people mean it. */
+async function remoteRef(repository: Repository, request: { repo: string; ref: string }): Promise<string | undefined> {
+  const { ref } = request;
+  const names = ref === 'HEAD' ? ['HEAD'] : ref.startsWith('refs/') ? [ref] : [`refs/heads/${ref}`, `refs/tags/${ref}`];
+  const listed = await git(['ls-remote', '--', request.repo, ...names], repository.options);
+  const there = new Set(
+    listed
+      .toString('utf8')
+      .split('\n')
+      .map((line) => line.split('\t')[1]),
+  );
+  return names.find((name) => there.has(name));
+}
+
+async function makeMirror({ directory, options }: Repository): Promise<void> {
+  if (await stat(join(directory, 'HEAD')).catch(() => undefined)) return;
+  const parent = join(directory, '..');
+  await mkdir(parent, { recursive: true, mode: 0o700 });
+  const beside = await mkdtemp(join(parent, 'new-'));
+  try {
+    await git(['init', '--quiet', '--bare', beside], options);
+    await rename(beside, directory);
+  } catch (error) {
+    await rm(beside, { recursive: true, force: true });
+    if (!(await stat(join(directory, 'HEAD')).catch(() => undefined))) throw error; // Else somebody else was first.
+  }
+}
+
+/** Names the commit for good and removes the deploy's own names, together. */
+async function keep({ directory, options }: Repository, commit: string, own: string): Promise<void> {
+  const names = await git(['--git-dir', directory, 'for-each-ref', '--format=delete %(refname)', own], options);
+  const stdin = `update refs/callboard/commit/${commit} ${commit}\n${names.toString('utf8')}`;
+  await git(['--git-dir', directory, 'update-ref', '--stdin'], { ...options, stdin });
+}
+
+/** Everything a commit holds. Throws CODE_DEPLOY_FAILED for names that no code version may hold. */
+export async function listCommit(repository: Repository, commit: string): Promise<RepositoryEntry[]> {
+  const listed = await git(
+    ['--git-dir', repository.directory, 'ls-tree', '-r', '-z', '--long', '--full-tree', commit],
+    repository.options,
+  );
+  const entries: RepositoryEntry[] = [];
+  for (let at = 0; at < listed.length; ) {
+    const end = listed.indexOf(0, at);
+    const tab = listed.indexOf(9, at);
+    const [mode, , blob, size] = listed.toString('latin1', at, tab).split(/ +/) as [string, string, string, string];
+    const path = parseTreePath(listed.subarray(tab + 1, end));
+    at = end + 1;
+    if (mode === '160000') entries.push({ kind: 'submodule', path });
+    else if (mode === '120000') entries.push({ kind: 'link', path, blob, size: Number(size) });
+    else entries.push({ kind: 'file', path, mode: mode === '100755' ? '755' : '644', blob, size: Number(size) });
+    if (entries.length > TREE_ENTRIES_MAX) {
+      throw new CallboardError('CODE_DEPLOY_FAILED', { reason: `The commit has more than ${TREE_ENTRIES_MAX} files` });
+    }
+  }
+  return entries;
+}
+
+/** The bytes of many small blobs by one process, in the order asked for. */
+export async function* readBlobs(
+  repository: Repository,
+  blobs: readonly string[],
+): AsyncGenerator<{ blob: string; bytes: Buffer }> {
+  if (blobs.length === 0) return;
+  const { stdout, ended } = gitStream(['--git-dir', repository.directory, 'cat-file', '--batch', '--buffer'], {
+    ...repository.options,
+    stdin: `${blobs.join('\n')}\n`,
+  });
+  const pieces: Buffer[] = [];
+  let held = 0;
+  const input = stdout[Symbol.asyncIterator]();
+  const more = async (): Promise<void> => {
+    const next = await input.next();
+    if (next.done) {
+      await ended;
+      throw new Error('git cat-file ended early');
+    }
+    pieces.push(next.value as Buffer);
+    held += next.value.length;
+  };
+  const join = (): Buffer => {
+    const all = pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces, held);
+    pieces.length = 0;
+    return all;
+  };
+  for (const blob of blobs) {
+    let all: Buffer;
+    let end: number;
+    for (;;) {
+      all = join();
+      end = all.indexOf(10);
+      if (end >= 0) break;
+      pieces.push(all);
+      await more();
+    }
+    const [name, kind, size] = all.toString('latin1', 0, end).split(' ');
+    if (name !== blob || kind !== 'blob') throw new Error(`git cat-file says '${all.toString('latin1', 0, end)}'`);
+    const start = end + 1;
+    const length = Number(size);
+    pieces.push(all);
+    held = all.length;
+    while (held < start + length + 1) await more();
+    all = join();
+    yield { blob, bytes: all.subarray(start, start + length) };
+    const left = all.subarray(start + length + 1);
+    pieces.push(left);
+    held = left.length;
+  }
+  await ended;
+}
+
+/** The bytes of one blob of any size, as a stream; git's own check of its hash is made while it streams. */
+export function streamBlob(repository: Repository, blob: string): Readable {
+  const { stdout, ended } = gitStream(
+    ['--git-dir', repository.directory, 'cat-file', 'blob', blob],
+    repository.options,
+  );
+  const stream = stdout as Readable;
+  ended.catch((error) => stream.destroy(error as Error));
+  return stream;
+}

@@ -1,0 +1,220 @@
+/** `/api/v1/environments…` and `/api/v1/deploys/…`: what people see and ask of truth. */
+import { Type } from 'typebox';
+import type { Routes } from '../http/app.ts';
+import { identityName } from '../http/identity.ts';
+import { CallboardError } from '../model/errors.ts';
+import { parseEnvironmentName } from '../model/ids.ts';
+import { PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX } from '../model/limits.ts';
+import { enqueue, PRIORITY } from '../postgres/queue.ts';
+import { checkEncCommand } from './enc.ts';
+import type { TruthDependencies } from './jobs.ts';
+import { checkRef, checkRepository, shownRepository } from './ref.ts';
+import * as store from './store.ts';
+
+const nullable = <Schema extends Parameters<typeof Type.Optional>[0]>(schema: Schema) =>
+  Type.Union([schema, Type.Null()]);
+const Time = Type.String({ format: 'date-time' });
+const Hash = Type.String({ description: 'SHA-256, lower-case hexadecimal' });
+const CodePolicy = Type.Union([Type.Literal('held'), Type.Literal('auto')]);
+const FactsPolicy = Type.Union([Type.Literal('auto'), Type.Literal('held')]);
+const RunPolicy = Type.Union([Type.Literal('do'), Type.Literal('noop')]);
+
+const EnvironmentParams = Type.Object({ environment: Type.String() });
+const Environment = Type.Object({
+  name: Type.String(),
+  code_policy: CodePolicy,
+  facts_policy: FactsPolicy,
+  run_policy: RunPolicy,
+  enc_command: nullable(Type.String()),
+  code_version: nullable(Hash),
+  released_code_version: nullable(Hash),
+  created_at: Time,
+});
+const Deploy = Type.Object({
+  id: Type.String({ format: 'uuid' }),
+  environment: Type.String(),
+  repo: Type.String({ description: 'without its password' }),
+  ref: Type.String(),
+  commit: nullable(Type.String()),
+  code_version: nullable(Hash),
+  state: Type.String({ description: 'queued, running, done, failed or superseded' }),
+  error: nullable(Type.String()),
+  log: Type.String(),
+  requested_by: Type.String(),
+  created_at: Time,
+  finished_at: nullable(Time),
+});
+const CodeVersion = Type.Object({
+  id: Hash,
+  commit: nullable(Type.String()),
+  repo: Type.String(),
+  ref: Type.String(),
+  file_count: Type.Integer(),
+  byte_count: Type.Integer(),
+  created_at: Time,
+  deployed_at: Time,
+  newest: Type.Boolean(),
+  released: Type.Boolean(),
+});
+
+export function truthRoutes(deps: Pick<TruthDependencies, 'db' | 'queueEnvironmentCompiles'>): Routes {
+  const { db } = deps;
+  const environmentOf = async (name: string): Promise<store.EnvironmentRow> => {
+    const environment = await store.findEnvironment(db, parseEnvironmentName(name));
+    if (!environment) throw new CallboardError('ENVIRONMENT_NOT_FOUND', { environment: name });
+    return environment;
+  };
+
+  return (app) => {
+    app.get(
+      '/api/v1/environments',
+      {
+        config: { access: 'viewer' },
+        schema: { response: { 200: Type.Object({ environments: Type.Array(Environment) }) } },
+      },
+      async () => ({ environments: (await store.listEnvironments(db)).map(shownEnvironment) }),
+    );
+
+    app.get(
+      '/api/v1/environments/:environment',
+      { config: { access: 'viewer' }, schema: { params: EnvironmentParams, response: { 200: Environment } } },
+      async (request) => shownEnvironment(await environmentOf(request.params.environment)),
+    );
+
+    app.put(
+      '/api/v1/environments/:environment',
+      {
+        config: { access: 'admin' },
+        schema: {
+          params: EnvironmentParams,
+          body: Type.Object(
+            {
+              code_policy: Type.Optional(CodePolicy),
+              facts_policy: Type.Optional(FactsPolicy),
+              run_policy: Type.Optional(RunPolicy),
+              enc_command: Type.Optional(nullable(Type.String({ maxLength: 4096 }))),
+            },
+            { additionalProperties: false },
+          ),
+          response: { 200: Environment },
+        },
+      },
+      async (request) => {
+        const name = parseEnvironmentName(request.params.environment);
+        const { body } = request;
+        if (body.enc_command) await checkEncCommand(body.enc_command);
+        await db.transaction().execute(async (tx) => {
+          await store.createEnvironment(tx, name);
+          const before = (await store.lockEnvironment(tx, name))!;
+          const after = { ...before, ...body };
+          await store.setEnvironmentPolicies(tx, name, after);
+          if (after.enc_command === before.enc_command) return;
+          const versions = new Set([before.code_version, before.released_code_version]);
+          for (const version of versions) {
+            if (version) await deps.queueEnvironmentCompiles(tx, name, version, `the ENC of ${name} was changed`);
+          }
+        });
+        return shownEnvironment(await environmentOf(name));
+      },
+    );
+
+    app.get(
+      '/api/v1/environments/:environment/code',
+      {
+        config: { access: 'viewer' },
+        schema: {
+          params: EnvironmentParams,
+          querystring: Type.Object({
+            limit: Type.Optional(Type.Integer({ minimum: 1, maximum: PAGE_ROWS_MAX })),
+          }),
+          response: { 200: Type.Object({ code_versions: Type.Array(CodeVersion) }) },
+        },
+      },
+      async (request) => {
+        const { name } = await environmentOf(request.params.environment);
+        const versions = await store.listCode(db, name, request.query.limit ?? PAGE_ROWS_DEFAULT);
+        return {
+          code_versions: versions.map((version) => ({
+            ...version,
+            repo: shownRepository(version.repo),
+            created_at: version.created_at.toISOString(),
+            deployed_at: version.deployed_at.toISOString(),
+          })),
+        };
+      },
+    );
+
+    app.post(
+      '/api/v1/environments/:environment/deploys',
+      {
+        config: { access: 'deployer' },
+        schema: {
+          params: EnvironmentParams,
+          body: Type.Object(
+            { repo: Type.String(), ref: Type.Optional(Type.String()) },
+            { additionalProperties: false },
+          ),
+          response: { 202: Type.Object({ id: Type.String({ format: 'uuid' }) }) },
+        },
+      },
+      async (request, reply) => {
+        const id = await requestDeploy(deps, {
+          environment: request.params.environment,
+          repo: request.body.repo,
+          ref: request.body.ref ?? 'HEAD',
+          requestedBy: identityName(request.identity),
+        });
+        return reply.status(202).send({ id });
+      },
+    );
+
+    app.get(
+      '/api/v1/deploys/:id',
+      {
+        config: { access: 'viewer' },
+        schema: { params: Type.Object({ id: Type.String({ maxLength: 100 }) }), response: { 200: Deploy } },
+      },
+      async (request) => {
+        const { id } = request.params;
+        const deploy = UUID.test(id) ? await store.findDeploy(db, id) : undefined;
+        if (!deploy) throw new CallboardError('DEPLOY_NOT_FOUND', { id });
+        return {
+          ...deploy,
+          repo: shownRepository(deploy.repo),
+          created_at: deploy.created_at.toISOString(),
+          finished_at: deploy.finished_at?.toISOString() ?? null,
+        };
+      },
+    );
+  };
+}
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+
+/**
+ * Asks for a deploy: its row, its job and what it overtakes, in one transaction. The environment is made when it is new.
+ * Throws ENVIRONMENT_NAME_INVALID, REPOSITORY_INVALID, GIT_REF_INVALID.
+ */
+export async function requestDeploy(
+  deps: Pick<TruthDependencies, 'db'>,
+  request: { environment: string; repo: string; ref: string; requestedBy: string },
+): Promise<string> {
+  const deploy = {
+    environment: parseEnvironmentName(request.environment),
+    repo: checkRepository(request.repo),
+    ref: checkRef(request.ref),
+    requestedBy: request.requestedBy,
+  };
+  return await deps.db.transaction().execute(async (tx) => {
+    await store.createEnvironment(tx, deploy.environment);
+    await store.lockEnvironment(tx, deploy.environment);
+    const id = await store.insertDeploy(tx, deploy);
+    await store.supersedeQueued(tx, deploy.environment, id);
+    await enqueue(tx, 'deploy', { deploy: id }, { key: `deploy:${id}`, priority: PRIORITY.interactive });
+    return id;
+  });
+}
+
+function shownEnvironment(environment: store.EnvironmentRow) {
+  return { ...environment, created_at: environment.created_at.toISOString() };
+}

@@ -1,0 +1,76 @@
+/** Tree entries made into files of a directory, each file's bytes checked against its hash while they are written. */
+import { createHash } from 'node:crypto';
+import { chmod, mkdir, open, symlink } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { DEPLOY_FILES_AT_ONCE_MAX } from '../model/limits.ts';
+import type { TreeEntry } from '../model/tree.ts';
+import { AtMost } from './at-most.ts';
+import type { FileEntry } from './folder.ts';
+
+export interface TreeFilesOptions {
+  open: (entry: FileEntry) => Promise<Readable | Buffer>;
+  /**
+   * `kept`: nobody may write (0444, 0555), and every file is as old as 1970, so that a catalog which tells a file's time tells
+   * the same on every machine. `private`: for a while, for us only (0600, 0700).
+   */
+  modes: 'kept' | 'private';
+  signal?: AbortSignal;
+}
+
+/** Makes the files of `entries` below `root`, an empty directory that is there. Throws when bytes are not what they should be. */
+export async function writeTreeFiles(
+  root: string,
+  entries: readonly TreeEntry[],
+  options: TreeFilesOptions,
+): Promise<void> {
+  const kept = options.modes === 'kept';
+  const directories = new Set<string>();
+  for (const entry of entries) {
+    const last = entry.kind === 'directory' ? entry.path : dirname(entry.path);
+    for (let path = last; path !== '.' && !directories.has(path); path = dirname(path)) directories.add(path);
+  }
+  const ordered = [...directories].sort();
+  for (const path of ordered) await mkdir(join(root, path), { mode: 0o700 }); // A parent sorts before what it holds.
+
+  const writes = new AtMost(DEPLOY_FILES_AT_ONCE_MAX);
+  for (const entry of entries) {
+    options.signal?.throwIfAborted();
+    if (entry.kind === 'file') await writes.run(() => writeFileChecked(join(root, entry.path), entry, options));
+    else if (entry.kind === 'link') await symlink(entry.target, join(root, entry.path));
+  }
+  await writes.all();
+  if (!kept) return;
+  for (const path of ordered.reverse()) await chmod(join(root, path), 0o555);
+  await chmod(root, 0o555);
+}
+
+async function writeFileChecked(
+  path: string,
+  entry: FileEntry,
+  { open: read, modes }: TreeFilesOptions,
+): Promise<void> {
+  const source = await read(entry);
+  const hash = createHash('sha256');
+  const executable = entry.mode === '755';
+  const file = await open(path, 'wx', executable ? 0o700 : 0o600);
+  try {
+    if (Buffer.isBuffer(source)) {
+      hash.update(source);
+      await file.writeFile(source);
+    } else {
+      for await (const bytes of source) {
+        hash.update(bytes as Buffer);
+        await file.writeFile(bytes as Buffer);
+      }
+    }
+    const actual = hash.digest('hex');
+    if (actual !== entry.hash) throw new Error(`'${entry.path}' hashes to ${actual}, not to ${entry.hash}`);
+    if (modes === 'kept') {
+      await file.chmod(executable ? 0o555 : 0o444);
+      await file.utimes(0, 0);
+    }
+  } finally {
+    await file.close();
+  }
+}
