@@ -57,8 +57,11 @@ create table node (
   released_code_version  text references code_version,
   released_at            timestamptz,
   pinned                 boolean not null default false,            -- nothing but an operator moves a pinned node's pointer
+  last_run               uuid,                                      -- the run that started last, and how it stands
+  run_status             text check (run_status in ('running', 'unchanged', 'changed', 'failed')),
   created_at             timestamptz not null default now()
-);
+) with (fillfactor = 80);                                           -- renewing facts_at stays on the row's page
+create index node_by_run_status on node (run_status, certname);
 create index node_by_environment on node (environment, certname);
 create index node_by_released_catalog on node (released_catalog);
 
@@ -178,10 +181,13 @@ create table run (
   started_at     timestamptz not null,
   finished_at    timestamptz,
   last_sequence  bigint not null default 0,    -- every event up to and including this one is stored
-  summary        json
+  event_count    integer not null default 0,   -- stored events, those beyond a gap included
+  summary        json                          -- {resources, changed, failed, skipped, corrective, noop, exit_code}
 );
-create index run_by_certname on run (certname, started_at desc);
-create index run_by_start on run (started_at desc, id);
+create index run_by_certname on run (certname, started_at desc, id desc);
+create index run_by_start on run (started_at desc, id desc);
+create index run_failed on run (started_at desc, id desc) where status = 'failed';
+create index run_by_day on run (day);
 
 create table run_event (
   day          date not null,

@@ -3,11 +3,11 @@ import { Type } from 'typebox';
 import type { Routes } from '../http/app.ts';
 import { readBody } from '../http/body.ts';
 import { CallboardError } from '../model/errors.ts';
-import { splitFacts } from '../model/facts.ts';
+import { extensionsText, splitFacts } from '../model/facts.ts';
 import { parseCertname, parseContentHash, parseEnvironmentName } from '../model/ids.ts';
 import { FACTS_BYTES_MAX } from '../model/limits.ts';
 import type { Database } from '../postgres/database.ts';
-import { extensionsText, factRenewals, type QueueCompiles, submitFacts } from './submission.ts';
+import { factRenewals, type QueueCompiles, submitFacts } from './submission.ts';
 
 export interface FactsDeps {
   db: Database;

@@ -11,12 +11,6 @@ import { type Before, renewMoved, renewUnchanged, storeFacts } from './store.ts'
 /** Queues the compiles of a node, in the transaction that makes them necessary. */
 export type QueueCompiles = (tx: Transaction, certname: Certname, trigger: string) => Promise<void>;
 
-/** The one text of a certificate's extensions: equal extensions give equal text, so that texts can be compared. */
-export function extensionsText(extensions: Record<string, string>): string {
-  const names = Object.keys(extensions).sort();
-  return JSON.stringify(Object.fromEntries(names.map((name) => [name, extensions[name]])));
-}
-
 /** Why a whole submission queues compiles, as a sentence; undefined when it does not. */
 export function submissionTrigger(
   before: Before | undefined,

@@ -77,6 +77,12 @@ export function mergeFacts(stable: string, volatile: string): string {
   return merge(parseRaw(Buffer.from(stable)), parseRaw(Buffer.from(volatile)));
 }
 
+/** The one text of a certificate's extensions: equal extensions give equal text, so that texts can be compared. */
+export function extensionsText(extensions: Record<string, string>): string {
+  const names = Object.keys(extensions).sort();
+  return JSON.stringify(Object.fromEntries(names.map((name) => [name, extensions[name]])));
+}
+
 function checkNames(members: RawMember[]): void {
   if (members.length > FACT_NAMES_MAX) {
     throw new CallboardError('FACTS_INVALID', {
