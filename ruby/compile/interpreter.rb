@@ -20,16 +20,15 @@ module Callboard
 
     def initialize(order, socket_path)
       @socket_path = socket_path
-      @token = order.fetch('token')
-      @code_version = CodeVersion.new(order.fetch('environment'), order.fetch('code_directory'))
+      @order = order
       @children = {}
       @warm = []
     end
 
     def run
-      @lines = Lines.connect(@socket_path, @token)
-      ParseCache.current.root = @code_version.directory
-      @code_version.prepare
+      @lines = Lines.connect(@socket_path, @order.fetch('token'))
+      return unless prepare
+
       watch_children
       @lines.send('event' => 'ready', 'pid' => Process.pid)
       nil while turn
@@ -38,6 +37,21 @@ module Callboard
     end
 
     private
+
+    # False where this is no code version at all. What is wrong with its code is for the compiles to say.
+    def prepare
+      @code_version = CodeVersion.new(@order.fetch('environment'), @order.fetch('code_directory'))
+      ParseCache.current.root = @code_version.directory
+      begin
+        @code_version.prepare
+      rescue StandardError
+        @code_version = CodeVersion.new(@order.fetch('environment'), @order.fetch('code_directory'))
+      end
+      true
+    rescue StandardError => e
+      @lines.send('event' => 'failed', 'reason' => e.message)
+      false
+    end
 
     def watch_children
       @ended, signal = IO.pipe

@@ -88,7 +88,7 @@ module Callboard
         metadata = ask(resource, source) { Puppet::FileServing::Metadata.indirection.find(source, options) }
         next unless metadata
 
-        settle(metadata, source, options, content: resource[:ensure].to_s != 'absent')
+        settle(metadata, source, options)
         metadata.source = source
         return metadata
       end
@@ -146,11 +146,11 @@ module Callboard
     end
 
     # Takes this machine out of the metadata and gives the file its address.
-    def settle(metadata, source, options, content: true)
+    def settle(metadata, source, options)
       real = metadata.full_path
       case metadata.ftype
       when 'file'
-        address(metadata, real) if content
+        address(metadata, real)
       when 'directory'
         set(metadata, :checksum, DIRECTORY_CHECKSUM)
       when 'link'

@@ -1,4 +1,5 @@
 /** Checks what a compile's process answers. Code of modules runs in that process, so its word is not taken for anything. */
+import { type Catalog, catalogContents } from '../model/catalog.ts';
 import type { CatalogContent, CompileError, CompileRequest, CompileWarning } from './request.ts';
 
 export interface CompileHeader {
@@ -12,7 +13,6 @@ export interface CompileHeader {
 }
 
 const SHA256 = /^[0-9a-f]{64}$/;
-const CONTENT_URI = /^puppet:\/\/\/sha256\/([0-9a-f]{64})$/;
 
 /** Throws an Error that says what is wrong with the header. */
 export function readHeader(line: Buffer): CompileHeader {
@@ -38,28 +38,12 @@ export function checkCatalog(canonical: Buffer, header: CompileHeader, request: 
     throw new Error(`the catalog is of the environment ${JSON.stringify(catalog.environment)}`);
   if (!Array.isArray(catalog.resources) || !Array.isArray(catalog.edges))
     throw new Error('the catalog has no resources');
-  const declared = new Set(header.contents.map((item) => item.hash));
-  for (const hash of namedContents(catalog)) {
+  const declared = new Set<string>(header.contents.map((item) => item.hash));
+  for (const hash of catalogContents(catalog as unknown as Catalog)) {
     if (!declared.has(hash)) throw new Error(`the catalog names the content ${hash}, which was not declared`);
     declared.delete(hash);
   }
   if (declared.size > 0) throw new Error(`contents were declared that the catalog does not name: ${[...declared][0]}`);
-}
-
-/** The contents that a catalog's metadata names. */
-function namedContents(catalog: Record<string, unknown>): Set<string> {
-  const hashes = new Set<string>();
-  const add = (metadata: unknown) => {
-    const uri = record(metadata).content_uri;
-    if (uri === undefined) return;
-    const hash = CONTENT_URI.exec(String(uri))?.[1];
-    if (!hash) throw new Error(`the catalog names the content ${JSON.stringify(uri)}`);
-    hashes.add(hash);
-  };
-  for (const metadata of Object.values(record(catalog.metadata ?? {}))) add(metadata);
-  for (const sources of Object.values(record(catalog.recursive_metadata ?? {})))
-    for (const entries of Object.values(record(sources))) for (const metadata of list(entries)) add(metadata);
-  return hashes;
 }
 
 function content(item: unknown): CatalogContent {
