@@ -2,6 +2,7 @@
  * Content over HTTP: `/content/v1/sha256/{hash}`. The name says the bytes, so an answer may be kept for ever and its entity
  * tag is the hash. A node reads what its catalogs and plugin trees name (P9); deployers and admins put and read everything.
  */
+import type { OutgoingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
 import type {} from '@fastify/swagger'; // its schema fields: summary
 import type { FastifyReply, FastifyRequest } from 'fastify';
@@ -21,6 +22,8 @@ export interface ContentRoutesOptions {
 }
 
 const URL_PATH = '/content/v1/sha256/:hash';
+/** A receiver that takes nothing for this long is given up. */
+const STALLED_TIME_MAX_MS = 60_000;
 const IMMUTABLE = 'private, max-age=31536000, immutable';
 
 const params = Type.Object({ hash: Type.String({ description: 'Lower-case hex SHA-256 of the bytes' }) });
@@ -130,13 +133,42 @@ export function contentRoutes({ store, mayRead }: ContentRoutesOptions): Routes 
       const bytes = await store.read(hash);
       return describe(reply, hash).send(bytes);
     }
-    const { size: whole, stream } = await store.get(hash, range);
-    describe(reply, hash).header('content-length', range ? range.length : whole);
-    if (range) {
-      reply.status(206).header('content-range', `bytes ${range.start}-${range.start + range.length - 1}/${whole}`);
+    const opened = await store.open(hash);
+    if (opened.size !== size) {
+      // Put anew between the look and the opening; the asker asks again.
+      await opened.close();
+      throw new CallboardError('BUSY', { reason: `content ${hash} is being put again` });
     }
-    return reply.send(stream);
+    describe(reply, hash).header('content-length', range ? range.length : size);
+    if (range) {
+      reply.status(206).header('content-range', `bytes ${range.start}-${range.start + range.length - 1}/${size}`);
+    }
+    return sendPieces(reply, opened.pieces(range));
   }
+}
+
+/**
+ * Past Fastify's streams: one piece is read when the one before has left for the socket, from a buffer that both use. Bytes
+ * that turn out to be damaged break the connection off, since the head has left.
+ */
+async function sendPieces(reply: FastifyReply, pieces: AsyncGenerator<Buffer>): Promise<FastifyReply> {
+  reply.hijack();
+  const { raw } = reply;
+  raw.setTimeout(STALLED_TIME_MAX_MS, () => raw.destroy());
+  try {
+    raw.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders);
+    for await (const piece of pieces) {
+      await new Promise<void>((left, failed) => {
+        raw.write(piece, (error) => (error ? failed(error) : left()));
+      });
+    }
+    raw.end();
+  } catch (error) {
+    if (!raw.destroyed) reply.log.error({ err: error }, 'content broke off');
+    raw.destroy();
+    await pieces.return(undefined);
+  }
+  return reply;
 }
 
 function hasCondition(request: FastifyRequest): boolean {
