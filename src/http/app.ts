@@ -39,7 +39,18 @@ import { compileValidator } from './validator.ts';
 
 export type { Identify } from './identify.ts';
 
+/** One route, as it was mounted. */
+export interface MountedRoute {
+  method: string;
+  url: string;
+  access: Access;
+}
+
 declare module 'fastify' {
+  interface FastifyInstance {
+    /** Every route of every room. */
+    routeTable: MountedRoute[];
+  }
   interface FastifyContextConfig {
     access?: Access;
   }
@@ -69,7 +80,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
   const app = Fastify({
     loggerInstance: options.logger,
     childLoggerFactory: lazyLogger,
-    disableRequestLogging: true,
+    logController: new Fastify.LogController({ disableRequestLogging: true }),
     genReqId: requestIds(),
     bodyLimit: BODY_BYTES_MAX,
     connectionTimeout: CONNECTION_STALL_MAX_MS,
@@ -91,15 +102,23 @@ export async function buildApp(options: AppOptions): Promise<App> {
 
   app.decorateRequest('identity', null as never);
   app.decorateRequest('streamed', false);
+  const routeTable: MountedRoute[] = [];
+  app.decorate('routeTable', routeTable);
   const streams = addStreams(app, options.streamsMax ?? STREAMS_MAX);
   options.metrics?.watchStreams(streams);
   app.setValidatorCompiler(compileValidator);
   app.removeAllContentTypeParsers();
   app.addContentTypeParser(/^.*/, parseBody);
-  app.addHook('onRoute', (route) => prepareRoute(route, options));
-  app.addHook('onResponse', (request, _reply, done) => {
+  app.addHook('onRoute', (route) => {
+    prepareRoute(route, options);
+    for (const method of asList(route.method))
+      routeTable.push({ method, url: route.url, access: route.config!.access! });
+  });
+  const observeStray = observe({ url: '(none)' }, 'public', { logger: options.logger });
+  app.addHook('onResponse', (request, reply, done) => {
     drainBody(request.raw);
-    done();
+    if (request.is404) observeStray(request, reply, done);
+    else done();
   });
   app.setErrorHandler(answerError);
   app.setNotFoundHandler(async (request) => {
@@ -141,8 +160,9 @@ function prepareRoute(route: RouteOptions, options: AppOptions): void {
   if (!access) throw new Error(`${name} declares no access`);
   if (access === 'node' && !/\/:certname(\/|$)/.test(route.url)) throw new Error(`${name} names no node`);
 
+  const measure = options.metrics?.observer(String(route.method), route.url);
   route.onRequest = [guard(access, name, options.identify), ...asList(route.onRequest)];
-  route.onResponse = [...asList(route.onResponse), observe(route, access, options)];
+  route.onResponse = [...asList(route.onResponse), observe(route, access, { logger: options.logger, measure })];
   const changes = asList(route.method).some((method) => !['GET', 'HEAD', 'OPTIONS'].includes(method));
   if (changes && access !== 'public' && options.audit) {
     route.onSend = [...asList(route.onSend), writeAudit(name, options.audit)];
@@ -209,10 +229,12 @@ function writeAudit(action: string, audit: Audit) {
 }
 
 /** Nodes' polling that went well is counted and not told, unless the log's level asks for it: a fleet does it all day. */
-function observe(route: RouteOptions, access: Access, options: AppOptions) {
-  const measure = options.metrics?.observer(String(route.method), route.url);
+function observe(
+  route: Pick<RouteOptions, 'url'>,
+  access: Access,
+  { logger, measure }: { logger: Logger; measure?: ReturnType<Metrics['observer']> | undefined },
+) {
   const polling = access === 'node' || access === 'content';
-  const { logger } = options;
   return (request: FastifyRequest, reply: FastifyReply, done: Done): void => {
     if (!request.streamed) measure?.(reply);
     const level = polling && reply.statusCode < 400 ? 'debug' : 'info';

@@ -10,14 +10,16 @@
  */
 import { createPrivateKey, X509Certificate as NodeCertificate, randomUUID } from 'node:crypto';
 import { type FSWatcher, readFileSync, statSync, watch } from 'node:fs';
-import { appendFile, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { access, appendFile, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import type { Server, ServerOptions as TlsOptions } from 'node:https';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
+import type { X509Certificate } from '@peculiar/x509';
 import { execa } from 'execa';
 import { CallboardError } from '../model/errors.ts';
 import { type Certname, parseCertname } from '../model/ids.ts';
 import {
+  CRL_DAYS,
   type CryptoKey,
   type IssueOptions,
   makeCaCertificate,
@@ -39,6 +41,8 @@ const LOCK_WAIT_MAX_S = 30;
 /** How often the list's file is looked at, where the file system tells nothing. */
 const CRL_LOOK_MS = 1000;
 const MAINTAIN_MS = 3600_000;
+/** An expired list cuts agents off, so it is signed anew when half of its time is gone. */
+const CRL_LEFT_MIN_MS = (CRL_DAYS / 2) * 24 * 3600_000;
 
 export interface Issued {
   certname: Certname;
@@ -56,14 +60,7 @@ export interface CaOptions {
 /** Opens the CA of a server's state directory, and makes it when there is none. */
 export async function openCa(stateDirectory: string, options: CaOptions = {}): Promise<Ca> {
   const directory = join(stateDirectory, 'ca');
-  const made = async (): Promise<boolean> => {
-    try {
-      await readFile(join(directory, 'ca_crt.pem'));
-      return true;
-    } catch {
-      return false;
-    }
-  };
+  const made = (): Promise<boolean> => exists(join(directory, 'ca_crt.pem'));
   if (!(await made())) {
     if (options.create === false) throw new CallboardError('CA_NOT_FOUND', { directory: stateDirectory });
     await mkdir(join(directory, 'signed'), { recursive: true, mode: 0o700 });
@@ -97,12 +94,28 @@ export class Ca {
     this.#readRevoked();
   }
 
-  /** A new key and its certificate. Issuing a name again leaves its older certificates valid. */
-  async issue(certname: string, options: IssueOptions = {}): Promise<Issued> {
-    const name = parseCertname(certname);
-    const keys = await newKeys('leaf');
-    const { serial, certificatePem } = await this.#sign(name, keys.publicKey, options);
-    return { certname: name, serial, certificatePem, privateKeyPem: await privateKeyPem(keys.privateKey) };
+  /**
+   * A new key and its certificate. Issuing a name again leaves its older certificates valid; with `onlyNew` it throws
+   * CERTIFICATE_EXISTS instead.
+   */
+  async issue(certname: string, options: IssueOptions & { onlyNew?: boolean } = {}): Promise<Issued> {
+    return (await this.issueAll([certname], options))[0]!;
+  }
+
+  /** Many at once, under one lock. */
+  async issueAll(certnames: string[], options: IssueOptions & { onlyNew?: boolean } = {}): Promise<Issued[]> {
+    const leaves = await Promise.all(
+      certnames.map(async (certname) => ({ name: parseCertname(certname), keys: await newKeys('leaf') })),
+    );
+    const wanted = leaves.map(({ name, keys }) => ({ name, publicKey: keys.publicKey }));
+    const signed = await this.#sign(wanted, options);
+    return Promise.all(
+      leaves.map(async ({ name, keys }, index) => ({
+        certname: name,
+        ...signed[index]!,
+        privateKeyPem: await privateKeyPem(keys.privateKey),
+      })),
+    );
   }
 
   /** The certificate last issued for a name, or undefined. */
@@ -168,8 +181,12 @@ export class Ca {
     };
   }
 
-  /** Follows the list's file, and renews the list and the server's certificate while the server runs. */
-  maintain(server?: Server, names: string[] = []): void {
+  /**
+   * Follows the list's file, and renews the list and the server's certificate while the server runs. `warn` hears of renewals
+   * that failed; they are tried again an hour later.
+   */
+  maintain(options: { server?: Server; names?: string[]; warn?: (error: Error) => void } = {}): void {
+    const { server, names, warn } = options;
     try {
       this.#watcher = watch(this.directory, (_, file) => {
         if (file === null || file === 'ca_crl.pem') this.#readRevoked();
@@ -184,14 +201,14 @@ export class Ca {
       await this.renewCrl();
       server?.setSecureContext(await this.tlsOptions(names));
     };
-    this.#timers.push(setInterval(() => renew().catch(() => {}), MAINTAIN_MS).unref());
+    this.#timers.push(setInterval(() => renew().catch((error) => warn?.(error)), MAINTAIN_MS).unref());
   }
 
   /** Signs the list anew when half of its time is gone. */
   async renewCrl(): Promise<boolean> {
     const { nextUpdate } = this.#ownCrl();
     const left = (nextUpdate?.getTime() ?? 0) - Date.now();
-    if (left > (365 * 24 * 3600_000 * 5) / 2) return false;
+    if (left > CRL_LEFT_MIN_MS) return false;
     await locked(this.directory, () => this.#writeCrl([]));
     return true;
   }
@@ -207,20 +224,30 @@ export class Ca {
   }
 
   async #sign(
-    name: string,
-    publicKey: CryptoKey,
-    options: IssueOptions,
-  ): Promise<{ serial: string; certificatePem: string }> {
+    wanted: { name: string; publicKey: CryptoKey }[],
+    options: IssueOptions & { onlyNew?: boolean },
+  ): Promise<{ serial: string; certificatePem: string }[]> {
     return locked(this.directory, async () => {
-      const serial = await takeSerial(this.directory);
-      const certificate = await makeCertificate(this.#signer, serial, name, publicKey, options);
-      const certificatePem = `${certificate.toString('pem')}\n`;
-      await appendFile(
-        join(this.directory, 'inventory.txt'),
-        `0x${serial.padStart(4, '0').toUpperCase()} ${inventoryTime(certificate.notBefore)} ${inventoryTime(certificate.notAfter)} /CN=${name}\n`,
+      if (options.onlyNew) {
+        for (const { name } of wanted) {
+          if (await exists(this.#signedFile(name))) throw new CallboardError('CERTIFICATE_EXISTS', { certname: name });
+        }
+      }
+      const first = await takeSerials(this.directory, wanted.length);
+      const certificates = await Promise.all(
+        wanted.map(({ name, publicKey }, index) =>
+          makeCertificate(this.#signer, (first + BigInt(index)).toString(16), name, publicKey, options),
+        ),
       );
-      await replaceFile(this.#signedFile(name), certificatePem, 0o644);
-      return { serial, certificatePem };
+      const lines = certificates.map((certificate, index) => inventoryLine(certificate, wanted[index]!.name));
+      await appendFile(join(this.directory, 'inventory.txt'), lines.join(''));
+      const signed: { serial: string; certificatePem: string }[] = [];
+      for (const [index, certificate] of certificates.entries()) {
+        const certificatePem = `${certificate.toString('pem')}\n`;
+        await replaceFile(this.#signedFile(wanted[index]!.name), certificatePem, 0o644);
+        signed.push({ serial: normalSerial(certificate.serialNumber), certificatePem });
+      }
+      return signed;
     });
   }
 
@@ -232,7 +259,8 @@ export class Ca {
   ): Promise<{ cert: string; key: string }> {
     const keys = await newKeys('leaf');
     const key = await privateKeyPem(keys.privateKey);
-    const { certificatePem } = await this.#sign(name, keys.publicKey, { names, days: SERVER_DAYS });
+    const wanted = [{ name, publicKey: keys.publicKey }];
+    const { certificatePem } = (await this.#sign(wanted, { names, days: SERVER_DAYS }))[0]!;
     const chain = pemBlocks(this.certificatePem, 'CERTIFICATE').slice(0, -1).join('');
     // A crash between the two leaves a pair that does not match, which the next start sees and makes anew.
     await replaceFile(keyFile, key, 0o600);
@@ -270,18 +298,15 @@ export class Ca {
 
 async function createCa(directory: string): Promise<void> {
   const keys = await newKeys('ca');
-  const certificate = await makeCaCertificate(`Callboard CA: ${hostname().toLowerCase()}`, keys);
+  const name = `Callboard CA: ${hostname().toLowerCase()}`;
+  const certificate = await makeCaCertificate(name, keys);
   const key = await privateKeyPem(keys.privateKey);
   const pem = `${certificate.toString('pem')}\n`;
   const signer = await readSigner(pem, key);
   await replaceFile(join(directory, 'ca_key.pem'), key, 0o600);
   await replaceFile(join(directory, 'ca_crl.pem'), await makeCrl(signer, 0, new Map()), 0o644);
   await replaceFile(join(directory, 'serial'), '0002\n', 0o644);
-  await replaceFile(
-    join(directory, 'inventory.txt'),
-    `0x0001 ${inventoryTime(certificate.notBefore)} ${inventoryTime(certificate.notAfter)} /${certificate.subject}\n`,
-    0o644,
-  );
+  await replaceFile(join(directory, 'inventory.txt'), inventoryLine(certificate, name), 0o644);
   // Last: with it the CA exists.
   await replaceFile(join(directory, 'ca_crt.pem'), pem, 0o644);
 }
@@ -290,13 +315,29 @@ function emptyList(signer: Signer): ReturnType<typeof readCrl> {
   return { issuer: signer.certificate.subject, number: 0, revoked: new Map(), nextUpdate: undefined };
 }
 
-/** Under the lock: the next serial, hexadecimal, as Puppet keeps it in the file `serial`. */
-async function takeSerial(directory: string): Promise<string> {
+/** Under the lock: the first of `count` serials that are ours, from the file `serial`, which Puppet keeps in hexadecimal. */
+async function takeSerials(directory: string, count: number): Promise<bigint> {
   const file = join(directory, 'serial');
-  const serial = BigInt(`0x${(await readFile(file, 'utf8')).trim()}`);
-  const next = (serial + 1n).toString(16).toUpperCase().padStart(4, '0');
-  await replaceFile(file, `${next}\n`, 0o644);
-  return serial.toString(16);
+  const first = BigInt(`0x${(await readFile(file, 'utf8')).trim()}`);
+  await replaceFile(file, `${inventorySerial(first + BigInt(count))}\n`, 0o644);
+  return first;
+}
+
+/** As Puppet writes serials: upper-case hexadecimal, four digits at least. */
+function inventorySerial(serial: bigint): string {
+  return serial.toString(16).toUpperCase().padStart(4, '0');
+}
+
+function inventoryLine(certificate: X509Certificate, name: string): string {
+  const serial = inventorySerial(BigInt(`0x${certificate.serialNumber}`));
+  return `0x${serial} ${inventoryTime(certificate.notBefore)} ${inventoryTime(certificate.notAfter)} /CN=${name}\n`;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 function inventoryTime(time: Date): string {

@@ -34,7 +34,6 @@ const DAY_MS = 24 * 3600_000;
 /** Puppet's `ca_ttl` default for certificates, and the 15 years of its own CA certificate. */
 export const CERTIFICATE_DAYS = 5 * 365;
 export const CA_DAYS = 15 * 365;
-/** An expired CRL cuts every agent off that checks it; it is renewed at each change and when half of this is gone. */
 export const CRL_DAYS = 5 * 365;
 
 const NETSCAPE_COMMENT = '2.16.840.1.113730.1.13';

@@ -7,7 +7,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { sql } from 'kysely';
 import { CallboardError } from '../model/errors.ts';
-import { TOKEN_CACHE_MAX, TOKEN_CACHE_MS } from '../model/limits.ts';
+import { TOKEN_CACHE_MAX, TOKEN_CACHE_MS, TOKEN_LOOKUPS_MAX } from '../model/limits.ts';
 import { type Queries, row, rows } from '../postgres/database.ts';
 import { ANONYMOUS, type Identity, type Role } from './identity.ts';
 
@@ -96,6 +96,9 @@ export class Tokens {
     if (believed && Date.now() < believed.until) return believed.identity;
     let asking = this.#asking.get(hash);
     if (!asking) {
+      if (this.#asking.size >= TOKEN_LOOKUPS_MAX) {
+        throw new CallboardError('BUSY', { reason: 'Too many tokens are being looked up' });
+      }
       asking = this.#ask(hash).finally(() => this.#asking.delete(hash));
       this.#asking.set(hash, asking);
     }

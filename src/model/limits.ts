@@ -120,6 +120,8 @@ export const CONNECTION_STALL_MAX_MS = 120_000;
 export const TOKEN_CACHE_MS = 1_000;
 /** Tokens remembered, good and bad ones together. */
 export const TOKEN_CACHE_MAX = 10_000;
+/** Look-ups of unknown tokens at a time: strangers who make tokens up must not take all the database's connections. */
+export const TOKEN_LOOKUPS_MAX = 32;
 /** Certificates whose identity is remembered between connections. */
 export const CERTIFICATE_CACHE_MAX = 20_000;
 /** A path parameter: a certname has 253 characters at most, and percent-encoding may triple them. */
