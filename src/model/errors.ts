@@ -93,6 +93,7 @@ export const ERRORS = {
   RANGE_INVALID: [416, 'The range lies outside the {size} bytes', 'Ask for a range inside.'],
   BUSY: [503, '{reason}', 'Try again in a moment.'],
   // the program itself
+  CA_DAMAGED: [500, "The CA in '{directory}' cannot be used: {reason}", 'Put its files back from a copy.'],
   SETTING_INVALID: [500, "{setting}: '{value}' {reason}", 'See: callboard server --help'],
   STATE_IN_USE: [
     500,
