@@ -55,7 +55,11 @@ export function findConnection(flags: { server?: string; token?: string; ca?: st
     }
     return value;
   };
-  return { server: setting('server').replace(/\/$/, ''), token: setting('token'), ca: readFileSync(setting('ca'), 'utf8') };
+  return {
+    server: setting('server').replace(/\/$/, ''),
+    token: setting('token'),
+    ca: readFileSync(setting('ca'), 'utf8'),
+  };
 }
 
 export class ApiClient {

@@ -7,7 +7,9 @@ import { ApiError } from './client.ts';
 /** Exit codes: 0 done, 1 failed or refused, 2 used wrongly. A command with more says so in its help. */
 export async function runProgram(argv: string[]): Promise<void> {
   const program = new Command('callboard')
-    .description('An asynchronous control plane for Puppet: compiles ahead of time, shows what would change, releases in steps.')
+    .description(
+      'An asynchronous control plane for Puppet: compiles ahead of time, shows what would change, releases in steps.',
+    )
     .version(process.env.npm_package_version ?? '0.1.0')
     .showHelpAfterError('(add --help for what it takes)')
     .exitOverride();

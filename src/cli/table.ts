@@ -3,12 +3,19 @@ import pc from 'picocolors';
 
 const ANSI = new RegExp(`${String.fromCharCode(27)}\\[[0-9;]*m`, 'g');
 
-export function table(headings: string[], lines: string[][], width = process.stdout.columns ?? Number.POSITIVE_INFINITY): string {
+export function table(
+  headings: string[],
+  lines: string[][],
+  width = process.stdout.columns ?? Number.POSITIVE_INFINITY,
+): string {
   const widths = headings.map((heading, column) =>
     Math.max(length(heading), ...lines.map((line) => length(line[column] ?? ''))),
   );
   const row = (cells: string[]): string =>
-    fit(cells.map((cell, column) => (column === cells.length - 1 ? cell : pad(cell, widths[column]!))).join('  '), width);
+    fit(
+      cells.map((cell, column) => (column === cells.length - 1 ? cell : pad(cell, widths[column]!))).join('  '),
+      width,
+    );
   return [row(headings.map((heading) => pc.dim(heading))), ...lines.map(row)].join('\n');
 }
 

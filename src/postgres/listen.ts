@@ -29,6 +29,8 @@ export interface Listener {
   on<Channel extends keyof Channels>(channel: Channel, heard: (payload: Channels[Channel]) => void): void;
   /** Called when the connection was lost and is back: anything may have been missed in between. */
   onGap(missed: () => void): void;
+  /** Whether notifications are arriving now. */
+  isListening(): boolean;
   close(): Promise<void>;
 }
 
@@ -50,6 +52,7 @@ export async function startListener(databaseUrl: string, logger: Logger): Promis
   const gaps: (() => void)[] = [];
   let client: pg.Client | undefined;
   let closed = false;
+  let listening = false;
   let timer: NodeJS.Timeout | undefined;
   let wait = RECONNECT_MIN_MS;
 
@@ -65,6 +68,7 @@ export async function startListener(databaseUrl: string, logger: Logger): Promis
     const onLost = (error?: Error) => {
       if (lost || closed || next !== client) return;
       lost = true;
+      listening = false;
       logger.warn({ err: error }, 'the listening connection was lost');
       next.end().catch(() => {});
       reconnectLater();
@@ -76,6 +80,7 @@ export async function startListener(databaseUrl: string, logger: Logger): Promis
       await next.connect();
       client = next;
       for (const channel of CHANNELS) await next.query(`listen ${channel}`);
+      listening = true;
     } catch (error) {
       lost = true;
       next.end().catch(() => {});
@@ -144,8 +149,10 @@ export async function startListener(databaseUrl: string, logger: Logger): Promis
     onGap(missed) {
       gaps.push(missed);
     },
+    isListening: () => listening,
     async close() {
       closed = true;
+      listening = false;
       clearTimeout(timer);
       await client?.end().catch(() => {});
     },

@@ -7,7 +7,7 @@
  */
 import type { Logger } from 'pino';
 import { CallboardError } from '../model/errors.ts';
-import { parseEnvironmentName } from '../model/ids.ts';
+import { type CodeVersionHash, parseEnvironmentName } from '../model/ids.ts';
 import { DEPLOY_TIME_MAX_MS } from '../model/limits.ts';
 import type { Database, Transaction } from '../postgres/database.ts';
 import { notify } from '../postgres/listen.ts';
@@ -25,7 +25,7 @@ export interface TruthDependencies extends CodeVersionSettings {
   queueEnvironmentCompiles: (
     tx: Transaction,
     environment: string,
-    codeVersion: string,
+    codeVersion: CodeVersionHash,
     trigger: string,
   ) => Promise<unknown>;
 }

@@ -3,7 +3,7 @@ import { Type } from 'typebox';
 import type { Routes } from '../http/app.ts';
 import { identityName } from '../http/identity.ts';
 import { CallboardError } from '../model/errors.ts';
-import { parseEnvironmentName } from '../model/ids.ts';
+import { type CodeVersionHash, parseEnvironmentName } from '../model/ids.ts';
 import { PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX } from '../model/limits.ts';
 import { enqueue, PRIORITY } from '../postgres/queue.ts';
 import { checkEncCommand } from './enc.ts';
@@ -111,7 +111,7 @@ export function truthRoutes(deps: Pick<TruthDependencies, 'db' | 'queueEnvironme
           if (after.enc_command === before.enc_command) return;
           const versions = new Set([before.code_version, before.released_code_version]);
           for (const version of versions) {
-            if (version) await deps.queueEnvironmentCompiles(tx, name, version, `the ENC of ${name} was changed`);
+            if (version) await deps.queueEnvironmentCompiles(tx, name, version as CodeVersionHash, `the ENC of ${name} was changed`);
           }
         });
         return shownEnvironment(await environmentOf(name));

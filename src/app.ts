@@ -1,0 +1,216 @@
+/**
+ * The control plane: the list of rooms, built and plugged together by hand. Nothing else knows them all, and no room knows
+ * another. A process holds every service or a few of them (`--only`); what they share is the database and the content store.
+ *
+ * Start: state directory, database, migrations, then rooms, then the queue, then the port. Stop is the other way round, in at
+ * most STOP_TIME_MAX_MS. Any kill at any moment is as good as a stop (crash-only): jobs are found again by the next process.
+ */
+import { lookup } from 'node:dns/promises';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import { Counter, Histogram } from 'prom-client';
+import { catalogKeys } from './catalog/seal.ts';
+import { catalogStore } from './catalog/store.ts';
+import { compileJobs } from './compile/jobs.ts';
+import { CompilePool } from './compile/pool.ts';
+import { queueCompiles, queueEnvironmentCompiles } from './compile/queue.ts';
+import { compileRoutes } from './compile/routes.ts';
+import type { Service, Settings } from './config/settings.ts';
+import { openStateDirectory } from './config/state.ts';
+import { openDiskContent } from './content/disk.ts';
+import { rememberGrants } from './content/grants.ts';
+import { guardContent } from './content/guard.ts';
+import { contentRoutes } from './content/routes.ts';
+import { factsRoutes } from './facts/routes.ts';
+import { type App, buildApp, type Routes } from './http/app.ts';
+import { auditRoutes, insertAudit } from './http/audit.ts';
+import { openCa } from './http/ca.ts';
+import { healthRoutes } from './http/health.ts';
+import { identifyRequests } from './http/identify.ts';
+import { gauge, metricsRoutes, openMetrics, serveMetrics } from './http/metrics.ts';
+import { Tokens } from './http/tokens.ts';
+import { openDatabase, openPool } from './postgres/database.ts';
+import { startEmbeddedPostgres } from './postgres/embedded.ts';
+import { startListener } from './postgres/listen.ts';
+import { migrate } from './postgres/migrate.ts';
+import { type JobHandlers, queueDepth, startQueue } from './postgres/queue.ts';
+import { afterCompile } from './release/pointers.ts';
+import { releaseRoutes } from './release/routes.ts';
+import { serveRoutes } from './release/serve.ts';
+import { reportJobs } from './report/jobs.ts';
+import { reportRoutes } from './report/routes.ts';
+import { codeDirectories } from './truth/code-directory.ts';
+import { askEnc } from './truth/enc.ts';
+import { truthJobs } from './truth/jobs.ts';
+import { truthRoutes } from './truth/routes.ts';
+
+export interface Server {
+  /** Where it answers; undefined where this process has no `api`. */
+  url: string | undefined;
+  stop(): Promise<void>;
+}
+
+export async function startServer(settings: Settings, logger: Logger): Promise<Server> {
+  const stops: (() => Promise<unknown>)[] = [];
+  const stop = async (): Promise<void> => {
+    for (const each of stops.splice(0).reverse()) {
+      await each().catch((error: Error) => logger.error({ err: error }, 'a part did not stop cleanly'));
+    }
+  };
+  try {
+    return { url: await start(settings, logger, stops), stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+async function start(settings: Settings, logger: Logger, stops: (() => Promise<unknown>)[]): Promise<string | undefined> {
+  const has = (service: Service): boolean => settings.only.has(service);
+
+  const state = await openStateDirectory(settings.state);
+  stops.push(() => state.release());
+  let databaseUrl = settings.databaseUrl;
+  if (!databaseUrl) {
+    const embedded = await startEmbeddedPostgres(state.path, logger);
+    stops.push(() => embedded.stop());
+    databaseUrl = embedded.url;
+  }
+  const pool = openPool(databaseUrl);
+  stops.push(() => pool.end());
+  await migrate(pool);
+  const db = openDatabase(pool);
+  const listener = await startListener(databaseUrl, logger);
+  stops.push(() => listener.close());
+  const metrics = openMetrics();
+
+  // The rooms, in the order of the flow.
+  const content = await openDiskContent({ directory: join(state.path, 'content') });
+  const grants = rememberGrants(db);
+  const catalogs = catalogStore({
+    keys: await catalogKeys({
+      file: settings.catalogKeyFile ?? join(state.path, 'catalog.key'),
+      make: settings.catalogKeyFile === undefined,
+    }),
+    guardContent: (tx, hashes) => guardContent(tx, content, hashes),
+  });
+  const code = codeDirectories({ state: state.path, content });
+  const truth = {
+    db,
+    content,
+    logger,
+    state: state.path,
+    basemodulepath: settings.baseModulepath,
+    r10k: settings.r10k,
+    queueEnvironmentCompiles,
+    guardContent: (tx: Parameters<typeof guardContent>[0], hashes: Parameters<typeof guardContent>[2]) =>
+      guardContent(tx, content, hashes),
+  };
+
+  const jobs: JobHandlers = {};
+  if (has('truth')) Object.assign(jobs, truthJobs(truth));
+  if (has('compile')) {
+    const compilers = new CompilePool({
+      ruby: 'ruby',
+      certname: settings.serverName,
+      fileserverConfig: settings.fileserverConf,
+      concurrency: settings.compileWorkers,
+      timeMaxMs: settings.compileTimeMaxMs,
+      memoryMaxBytes: settings.compileMemoryMaxBytes,
+      note: (message, detail) => logger.warn(detail, message),
+    });
+    stops.push(() => compilers.close());
+    const seconds = new Histogram({
+      name: 'callboard_compile_seconds',
+      help: 'How long compiles took, by outcome',
+      labelNames: ['outcome'],
+      buckets: [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120],
+      registers: [metrics.registry],
+    });
+    Object.assign(
+      jobs,
+      compileJobs({
+        db,
+        logger,
+        pool: compilers,
+        content,
+        codeDirectory: code.codeDirectory,
+        askEnc,
+        storeCatalog: catalogs.storeCatalog,
+        afterCompile,
+        serverFacts: await serverFacts(settings.serverName),
+        onEnd: (outcome, took) => seconds.labels(outcome).observe(took),
+      }),
+    );
+  }
+  if (has('report')) Object.assign(jobs, reportJobs({ db, logger, daysKept: settings.eventsKeepDays }));
+
+  const ended = new Counter({
+    name: 'callboard_jobs_total',
+    help: 'Attempts at jobs that ended, by job and outcome',
+    labelNames: ['job', 'outcome'],
+    registers: [metrics.registry],
+  });
+  gauge(metrics.registry, {
+    name: 'callboard_queue_depth',
+    help: 'Jobs that wait or run',
+    read: async () => (await queueDepth(db)).reduce((sum, each) => sum + each.waiting + each.delayed + each.running, 0),
+  });
+  const queue = await startQueue({
+    pool,
+    handlers: jobs,
+    concurrency: { compile: settings.compileWorkers, deploy: 2 },
+    logger,
+    services: [...settings.only],
+    onEnd: (job, outcome) => ended.labels(job, outcome).inc(),
+  });
+  stops.push(() => queue.stop());
+
+  if (settings.metricsListen) {
+    const server = await serveMetrics(metrics.registry, settings.metricsListen);
+    stops.push(async () => server.close());
+  }
+  if (!has('api')) return undefined;
+
+  const ca = await openCa(state.path);
+  stops.push(async () => ca.close());
+  const names = [settings.serverName];
+  const rooms: Routes[] = [
+    healthRoutes({ checks: { database: () => pool.query('select 1') } }),
+    metricsRoutes(metrics),
+    auditRoutes({ db }),
+    factsRoutes({ db, queueCompiles }),
+    truthRoutes(truth),
+    compileRoutes({ db }),
+    contentRoutes({ store: content, mayRead: grants.mayRead }),
+    releaseRoutes({ db, queue: { queueCompiles, queueEnvironmentCompiles } }),
+    serveRoutes({ db, listener, isListening: listener.isListening, readCatalogGzip: catalogs.readCatalogGzip }),
+    reportRoutes({ db, listener, logger }),
+  ];
+  const app: App = await buildApp({
+    identify: identifyRequests({ ca, tokens: new Tokens(db) }),
+    logger,
+    tls: await ca.tlsOptions(names),
+    rooms,
+    audit: (entry) => insertAudit(db, entry),
+    metrics,
+  });
+  await app.listen({ host: settings.listen.host, port: settings.listen.port });
+  stops.push(() => app.close());
+  ca.maintain({
+    server: app.server,
+    names,
+    warn: (error) => logger.warn({ err: error }, 'a certificate was not renewed'),
+  });
+  const { port } = app.server.address() as AddressInfo;
+  const url = `https://${settings.serverName}:${port}`;
+  logger.info({ url, services: [...settings.only] }, 'the control plane answers');
+  return url;
+}
+
+/** What Puppet tells catalogs of its server. The same on every compiler, so that the same inputs give the same catalog (P3). */
+async function serverFacts(serverName: string): Promise<Record<string, string>> {
+  const { address } = await lookup(serverName, { family: 4 }).catch(() => ({ address: '127.0.0.1' }));
+  return { servername: serverName, serverip: address };
+}
