@@ -19,6 +19,7 @@ ENV.delete('RUBYOPT')
 ENV.delete('NODE_OPTIONS')
 
 require_relative 'lib/preload'
+require_relative 'lib/any_order'
 require_relative 'lib/puppet_settings'
 require_relative 'lib/event_file'
 require_relative 'lib/run_job'
@@ -41,7 +42,8 @@ module Runner
       %w[INT TERM HUP].each { |name| trap(name, 'IGNORE') }
       GC.start
       GC.compact if GC.respond_to?(:compact)
-      say(ready: { protocol: PROTOCOL, puppet: Puppet.version, facter: Facter.version, ruby: RUBY_VERSION, pid: Process.pid })
+      say(ready: { protocol: PROTOCOL, puppet: Puppet.version, facter: Facter.version, ruby: RUBY_VERSION, pid: Process.pid,
+                   files: Preload.stamped })
       serve
     end
 

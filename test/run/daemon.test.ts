@@ -148,7 +148,7 @@ test('facts with custom ones, a catalog with its content, a run, and every event
   expect(run!.events.at(-1)!.kind).toBe('end');
   const resources = run!.events.filter((event) => event.kind === 'resource').map((event) => event.data);
   expect(resources.find((one) => one.resource === `File[${target}/tree/sub/two]`)).toMatchObject({ changed: true });
-  expect(resources.find((one) => one.resource === 'Exec[/bin/true]')!.events[0]).toMatchObject({ name: 'restarted' });
+  expect(resources.find((one) => one.resource === 'Exec[/bin/true]')!.events[0]).toMatchObject({ name: 'refresh' });
   expect(await readFile(`${target}/one`, 'utf8')).toBe('one\n');
   expect(await readFile(`${target}/tree/sub/two`, 'utf8')).toBe('two\n');
   expect(await readFile(`${target}/greeting`, 'utf8')).toBe('hello bob');

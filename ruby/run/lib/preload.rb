@@ -26,6 +26,12 @@ require 'facter'
 module Preload
   LIBRARY = $LOAD_PATH.find { |dir| File.file?(File.join(dir, 'puppet', 'type.rb')) }
 
+  # Files that change when Puppet, Facter or Ruby itself is upgraded.
+  def self.stamped
+    [File.join(LIBRARY, 'puppet', 'version.rb'), $LOADED_FEATURES.find { |path| path.end_with?('/facter/version.rb') },
+     RbConfig.ruby].compact
+  end
+
   def self.files(pattern)
     Dir.glob(pattern, base: LIBRARY).sort.map { |file| file.delete_suffix('.rb') }
   end

@@ -20,6 +20,8 @@ class RunJob
 
   def work(messages, lifeline)
     @messages = messages
+    # A daemon that finds this run without an end looks here for who may still be writing.
+    File.write("#{@job.fetch('events')}.pid", Process.pid.to_s)
     events = EventFile.new(@job.fetch('events'), @job.fetch('sequence'), @job.fetch('events_bytes_max')) do |size|
       hint(size)
     end
