@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { type Catalog, catalogContents, checkedCatalogId } from '../model/catalog.ts';
 import { CallboardError } from '../model/errors.ts';
 import type { CatalogHash, ContentHash } from '../model/ids.ts';
-import type { CatalogAnswer } from './control_plane.ts';
+import type { CatalogAnswer } from './control-plane.ts';
 import { replaceFile } from './files.ts';
 import type { RunMode } from './wanted.ts';
 

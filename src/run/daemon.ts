@@ -22,15 +22,15 @@ import {
 import { Alarm } from './alarm.ts';
 import { Catalogs, type CurrentCatalog, checkServed, type ServedCatalog } from './catalogs.ts';
 import { LocalContent } from './content.ts';
-import { ControlPlane } from './control_plane.ts';
+import { ControlPlane } from './control-plane.ts';
 import { Delivery } from './delivery.ts';
 import { Facts } from './facts.ts';
 import { PluginTrees } from './plugins.ts';
-import { runIdAt } from './run_id.ts';
+import { runIdAt } from './run-id.ts';
 import { type JobEnd, type PuppetJob, Runner, waitForOrphan } from './runner.ts';
 import { backoffMs, firstAt, nextAt } from './schedule.ts';
 import { Spool } from './spool.ts';
-import { lockState } from './state_lock.ts';
+import { lockState } from './state-lock.ts';
 import { both, isNoop, type Wanted } from './wanted.ts';
 
 export interface NodeSettings {

@@ -6,7 +6,7 @@
 import type { Logger } from 'pino';
 import { EVENTS_FLUSH_MS, NODE_BACKOFF_MAX_MS, SPOOL_SYNC_MS } from '../model/limits.ts';
 import { Alarm } from './alarm.ts';
-import { type ControlPlane, Refused } from './control_plane.ts';
+import { type ControlPlane, Refused } from './control-plane.ts';
 import { backoffMs } from './schedule.ts';
 import type { Spool, SpooledRun } from './spool.ts';
 

@@ -8,7 +8,7 @@ import type { Logger } from 'pino';
 import { CallboardError } from '../model/errors.ts';
 import { splitFacts } from '../model/facts.ts';
 import { FACTS_BYTES_MAX, FACTS_COLLECT_MAX_MS, FACTS_WHOLE_MAX_MS } from '../model/limits.ts';
-import type { ControlPlane } from './control_plane.ts';
+import type { ControlPlane } from './control-plane.ts';
 import { replaceFile } from './files.ts';
 import type { PuppetJob, Runner } from './runner.ts';
 

@@ -17,7 +17,7 @@ import { promisify } from 'node:util';
 import type { RunId } from '../model/ids.ts';
 import { EVENTS_BATCH_BYTES_MAX } from '../model/limits.ts';
 import { replaceFile, syncDirectory } from './files.ts';
-import { planBound, shrinkRun } from './spool_bound.ts';
+import { planBound, shrinkRun } from './spool-bound.ts';
 
 const NAME = /^([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.ndjson$/;
 const NEWLINE = 0x0a;

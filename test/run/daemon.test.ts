@@ -10,7 +10,7 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { type NodeSettings, runNode } from '../../src/run/daemon.ts';
 import { catalogOf, directoryMetadata, fileMetadata } from './catalog.ts';
 import { makeCa, type TestCa } from './certificates.ts';
-import { TestControlPlane } from './control_plane.ts';
+import { TestControlPlane } from './control-plane.ts';
 
 const PATIENCE_MS = 90_000;
 let directory: string;
