@@ -68,9 +68,14 @@ export async function openCa(stateDirectory: string, options: CaOptions = {}): P
       if (!(await made())) await createCa(directory);
     });
   }
-  const certificatePem = await readFile(join(directory, 'ca_crt.pem'), 'utf8');
-  const keyPem = await readFile(join(directory, 'ca_key.pem'), 'utf8');
-  return new Ca(directory, certificatePem, await readSigner(pemBlocks(certificatePem, 'CERTIFICATE')[0]!, keyPem));
+  try {
+    const certificatePem = await readFile(join(directory, 'ca_crt.pem'), 'utf8');
+    const keyPem = await readFile(join(directory, 'ca_key.pem'), 'utf8');
+    return new Ca(directory, certificatePem, await readSigner(pemBlocks(certificatePem, 'CERTIFICATE')[0]!, keyPem));
+  } catch (error) {
+    if (error instanceof CallboardError) throw error;
+    throw new CallboardError('CA_DAMAGED', { directory, reason: (error as Error).message }, { cause: error });
+  }
 }
 
 export class Ca {
@@ -91,7 +96,8 @@ export class Ca {
     this.#certificate = new NodeCertificate(certificatePem);
     this.#signer = signer;
     this.#crlFile = join(directory, 'ca_crl.pem');
-    this.#readRevoked();
+    // Here a list that cannot be read throws: a CA that starts without knowing whom it revoked would let them all in.
+    this.#revoked = new Set(this.#ownCrl().revoked.keys());
   }
 
   /**
@@ -270,7 +276,13 @@ export class Ca {
 
   #ownCrl(): ReturnType<typeof readCrl> {
     const lists = pemBlocks(this.crlPem(), 'X509 CRL').map(readCrl);
-    return lists.find((list) => list.issuer === this.#signer.certificate.subject) ?? emptyList(this.#signer);
+    const own = lists.find((list) => list.issuer === this.#signer.certificate.subject);
+    if (!own)
+      throw new CallboardError('CA_DAMAGED', {
+        directory: this.directory,
+        reason: 'ca_crl.pem has no list of its own',
+      });
+    return own;
   }
 
   /** Under the lock: the list with `serials` added. Lists of other CAs in the file stay as they are. */
@@ -309,10 +321,6 @@ async function createCa(directory: string): Promise<void> {
   await replaceFile(join(directory, 'inventory.txt'), inventoryLine(certificate, name), 0o644);
   // Last: with it the CA exists.
   await replaceFile(join(directory, 'ca_crt.pem'), pem, 0o644);
-}
-
-function emptyList(signer: Signer): ReturnType<typeof readCrl> {
-  return { issuer: signer.certificate.subject, number: 0, revoked: new Map(), nextUpdate: undefined };
 }
 
 /** Under the lock: the first of `count` serials that are ours, from the file `serial`, which Puppet keeps in hexadecimal. */
