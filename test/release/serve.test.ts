@@ -326,7 +326,10 @@ test('a waiting node is woken for a new catalog and for a run request, and other
   const again = await wakeups(certname);
   await until('a stream that opens hears both at once', () => again.events.length === 2);
   await mine.ended;
-  for (const stream of [again, theirs]) stream.close();
+  for (const stream of [again, theirs]) {
+    stream.close();
+    await stream.ended;
+  }
 });
 
 test('the forms of If-None-Match and Accept-Encoding', () => {
