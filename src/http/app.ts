@@ -74,6 +74,8 @@ export interface AppOptions {
   audit?: Audit;
   metrics?: Metrics;
   streamsMax?: number;
+  /** How long `close()` lets requests go on. */
+  stopTimeMs?: number;
 }
 
 export async function buildApp(options: AppOptions): Promise<App> {
@@ -105,6 +107,7 @@ export async function buildApp(options: AppOptions): Promise<App> {
   const routeTable: MountedRoute[] = [];
   app.decorate('routeTable', routeTable);
   const streams = addStreams(app, options.streamsMax ?? STREAMS_MAX);
+  closeGracefully(app, options.stopTimeMs ?? STOP_TIME_MAX_MS);
   options.metrics?.watchStreams(streams);
   app.setValidatorCompiler(compileValidator);
   app.removeAllContentTypeParsers();
@@ -143,14 +146,20 @@ export async function buildApp(options: AppOptions): Promise<App> {
   }
 }
 
-/** Stops accepting, ends streams, lets requests finish; what is left after STOP_TIME_MAX_MS is ended. */
-export async function closeApp(app: App, timeMs = STOP_TIME_MAX_MS): Promise<void> {
-  const end = setTimeout(() => (app.server as Server).closeAllConnections(), timeMs);
-  try {
-    await app.close();
-  } finally {
-    clearTimeout(end);
-  }
+/**
+ * `app.close()` stops accepting, ends streams and lets requests finish. What is left after `timeMs` is ended. A connection
+ * whose last request ended after the close began would otherwise idle on, and hold the close up, until its keep-alive ends.
+ */
+function closeGracefully(app: App, timeMs: number): void {
+  const timers: NodeJS.Timeout[] = [];
+  app.addHook('preClose', async () => {
+    const server = app.server as Server;
+    timers.push(setInterval(() => server.closeIdleConnections(), 20));
+    timers.push(setTimeout(() => server.closeAllConnections(), timeMs));
+  });
+  app.addHook('onClose', async () => {
+    for (const timer of timers) clearTimeout(timer);
+  });
 }
 
 /** Gives a route what all routes have: the guard at its door, the log, the measure, and the audit where it changes something. */
