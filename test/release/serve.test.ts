@@ -1,7 +1,7 @@
 import { gunzipSync } from 'node:zlib';
 import pino from 'pino';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { type App, buildApp, closeApp } from '../../src/http/app.ts';
+import { type App, buildApp } from '../../src/http/app.ts';
 import type { Identity } from '../../src/http/identity.ts';
 import type { Certname } from '../../src/model/ids.ts';
 import { startListener } from '../../src/postgres/listen.ts';
@@ -28,6 +28,8 @@ const app: App = await buildApp({
   identify: ({ headers }) =>
     headers['x-node'] ? { kind: 'node', certname: headers['x-node'] as Certname, extensions: {} } : identity,
   logger,
+  // fetch leaves connections on which it asked nothing, and a server waits for those.
+  stopTimeMs: 500,
   rooms: [
     releaseRoutes({ db, queue: made.queue }),
     serveRoutes({ db, listener, isListening: () => isListening, readCatalogGzip: catalogs.readCatalogGzip }),
@@ -35,8 +37,7 @@ const app: App = await buildApp({
 });
 await app.listen({ host: '127.0.0.1', port: 0 });
 const { port } = app.server.address() as { port: number };
-// fetch leaves connections on which it asked nothing; a server waits for those until it is told not to.
-afterAll(() => closeApp(app, 500));
+afterAll(() => app.close());
 
 const asNode = (certname: string) => {
   identity = { kind: 'node', certname: certname as Certname, extensions: {} };
