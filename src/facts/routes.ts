@@ -17,10 +17,6 @@ export interface FactsDeps {
 export function factsRoutes(deps: FactsDeps): Routes {
   return (app) => {
     const renewals = factRenewals(deps.db, deps.queueCompiles);
-    // The body is read by the handler, with its own limits, whatever its type is said to be.
-    app.removeAllContentTypeParsers();
-    app.addContentTypeParser('*', (_request, _payload, done) => done(null));
-
     app.put(
       '/node/v1/nodes/:certname/facts',
       {

@@ -86,8 +86,9 @@ async function strayDays(db: Queries): Promise<string[]> {
 async function makePartition(tx: Transaction, day: string): Promise<void> {
   if ((await existingDays(tx)).includes(day)) return;
   const table = sql.table(partition(day));
-  // Nobody may add to the default partition between our moving its rows and the attachment.
-  await sql`lock table run_event_default in access exclusive mode`.execute(tx);
+  // Streams wait at the parent's door until the partition is there. Locking the default partition instead is too late for
+  // those that have chosen it already: they fail with "violates partition constraint" when they get in.
+  await sql`lock table only run_event in share row exclusive mode`.execute(tx);
   await sql`create table ${table} (like run_event including all)`.execute(tx);
   await sql`
     with moved as (delete from run_event_default where day = ${day}::date returning *)

@@ -111,10 +111,6 @@ const Certname = Type.Object({ certname: Type.String() });
 const RunParameter = Type.Object({ run: Type.String() });
 
 function intake(app: App, db: Database): void {
-  // Lines are read by the handler as they come, whatever their type is said to be.
-  app.removeAllContentTypeParsers();
-  app.addContentTypeParser('*', (_request, _payload, done) => done(null));
-
   app.post(
     '/node/v1/nodes/:certname/runs/:run/events',
     {
