@@ -20,7 +20,9 @@ export interface LoadOptions {
   module?: string;
   connections: number;
   seconds: number;
+  /** What goes before the measuring: at least so long and, within a minute, so many requests. */
   warmSeconds?: number;
+  warmRequests?: number;
 }
 
 export interface Measured extends LoadResult {
@@ -41,7 +43,8 @@ export async function measure(options: LoadOptions): Promise<Measured> {
     ...(options.module ? { module: options.module } : {}),
     connections: options.connections,
     seconds: options.seconds,
-    warmSeconds: options.warmSeconds ?? 1,
+    warmSeconds: options.warmSeconds ?? 0.5,
+    warmRequests: options.warmRequests ?? 0,
   });
   let before = 0;
   for await (const message of client.getEachMessage()) {

@@ -64,6 +64,8 @@ create table node (
 create index node_by_run_status on node (run_status, certname);
 create index node_by_environment on node (environment, certname);
 create index node_by_released_catalog on node (released_catalog);
+create index node_by_released_code_version on node (released_code_version);
+create index node_by_facts on node (facts);
 
 create table fact_history (
   certname    text not null references node,
@@ -71,6 +73,8 @@ create table fact_history (
   facts       text not null references fact_document,
   primary key (certname, at)
 );
+create index fact_history_by_facts on fact_history (facts);
+create index fact_history_by_time on fact_history (at);
 
 -- What the ENC last answered for a node, as it printed it.
 create table enc_answer (
@@ -102,16 +106,17 @@ create table content_reference (
 );
 create index content_reference_by_content on content_reference (content);
 
--- Every compile that ended, in order: why it ran and what came of it.
+-- Every compile that ended, in order: why it ran and what came of it. History outlives what it names: the catalog and the
+-- code version may have been collected.
 create table compile (
   id            uuid primary key default gen_random_uuid(),
   certname      text not null references node,
   environment   text not null,
-  code_version  text not null references code_version,
+  code_version  text not null,
   trigger       text not null,                -- a sentence: "facts changed", "code version 1a2b deployed", …
   facts         text references fact_document,
   enc_hash      text,
-  catalog       text references catalog,      -- null: it failed
+  catalog       text,                         -- null: it failed
   error         json,                         -- {message, file, line}: Puppet's own words
   warnings      json not null default '[]',
   started_at    timestamptz not null,
@@ -120,6 +125,8 @@ create table compile (
   check ((catalog is null) = (error is not null))
 );
 create index compile_by_certname on compile (certname, finished_at desc);
+create index compile_by_end on compile (finished_at);
+create index compile_by_facts on compile (facts);
 
 -- The last compile of a node under a code version: where candidates are looked up.
 create table compiled (
@@ -130,7 +137,8 @@ create table compiled (
   catalog       text references catalog,      -- null: the last compile failed
   primary key (certname, environment, code_version)
 );
-create index compiled_by_code_version on compiled (environment, code_version);
+create index compiled_by_code_version on compiled (code_version, environment);
+create index compiled_by_compile on compiled (compile);
 create index compiled_by_catalog on compiled (catalog);
 
 -- A decision that nodes shall run a code version (or, pinned, an exact catalog).
@@ -138,21 +146,22 @@ create table release (
   id            uuid primary key default gen_random_uuid(),
   kind          text not null check (kind in ('release', 'rollback', 'pin', 'unpin')),
   environment   text not null,
-  code_version  text references code_version,
+  code_version  text,                          -- may have been collected since
   requested_by  text not null,
   created_at    timestamptz not null default now()
 );
 
--- Every move of a node's pointer. `release` is null where a policy moved it.
+-- Every move of a node's pointer. `release` is null where a policy moved it. What the latest moves name is kept, so that a
+-- rollback finds it; what earlier ones name may have been collected.
 create table pointer_move (
   id                     bigint generated always as identity primary key,
   certname               text not null references node,
   cause                  text not null check (cause in ('release', 'rollback', 'pin', 'unpin', 'facts', 'code', 'join')),
   release                uuid references release,
-  previous_catalog       text references catalog,
-  previous_code_version  text references code_version,
-  catalog                text not null references catalog,
-  code_version           text not null references code_version,
+  previous_catalog       text,
+  previous_code_version  text,
+  catalog                text not null,
+  code_version           text not null,
   moved_at               timestamptz not null default now()
 );
 create index pointer_move_by_certname on pointer_move (certname, id desc);

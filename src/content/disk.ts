@@ -60,8 +60,8 @@ export interface DiskContent extends ContentStore {
   open(hash: ContentHash): Promise<OpenContent>;
   /** Puts back what a killed removal left, removes what killed puts left (older than a day) and old quarantine. */
   sweep(): Promise<void>;
-  /** Reads and checks one file anew, whatever is remembered. False: it was damaged and is in quarantine now, or is gone. */
-  scrub(hash: ContentHash): Promise<boolean>;
+  /** Reads and checks one file anew, whatever is remembered. A damaged one is in quarantine then. */
+  scrub(hash: ContentHash): Promise<'sound' | 'damaged' | 'absent'>;
 }
 
 /**
@@ -392,11 +392,12 @@ export async function openDiskContent(options: DiskContentOptions): Promise<Disk
       try {
         handle = await fs.promises.open(fileOf(hash), 'r');
       } catch (error) {
-        if (isAbsent(error)) return false;
+        if (isAbsent(error)) return 'absent';
         throw error;
       }
       try {
-        return await checkBytes(hash, handle, await handle.stat({ bigint: true }));
+        const stat = await handle.stat({ bigint: true });
+        return (await checkBytes(hash, handle, stat)) ? 'sound' : 'damaged';
       } finally {
         await handle.close();
       }

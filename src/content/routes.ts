@@ -22,8 +22,6 @@ export interface ContentRoutesOptions {
 }
 
 const URL_PATH = '/content/v1/sha256/:hash';
-/** A receiver that takes nothing for this long is given up. */
-const STALLED_TIME_MAX_MS = 60_000;
 const IMMUTABLE = 'private, max-age=31536000, immutable';
 
 const params = Type.Object({ hash: Type.String({ description: 'Lower-case hex SHA-256 of the bytes' }) });
@@ -31,10 +29,6 @@ type Params = { Params: { hash: string } };
 
 export function contentRoutes({ store, mayRead }: ContentRoutesOptions): Routes {
   return (app: App) => {
-    // Bodies are bytes of any type and stay a stream; the hash, not the parser, says whether they are right.
-    app.removeAllContentTypeParsers();
-    app.addContentTypeParser('*', (_request, body, done) => done(null, body));
-
     app.route<Params>({
       method: 'PUT',
       url: URL_PATH,
@@ -63,7 +57,6 @@ export function contentRoutes({ store, mayRead }: ContentRoutesOptions): Routes 
     app.route<Params>({
       method: 'GET',
       url: URL_PATH,
-      exposeHeadRoute: false,
       config: { access: 'content' },
       schema: { summary: 'Read content, whole or one range of it', params },
       handler(request, reply) {
@@ -154,7 +147,6 @@ export function contentRoutes({ store, mayRead }: ContentRoutesOptions): Routes 
 async function sendPieces(reply: FastifyReply, pieces: AsyncGenerator<Buffer>): Promise<FastifyReply> {
   reply.hijack();
   const { raw } = reply;
-  raw.setTimeout(STALLED_TIME_MAX_MS, () => raw.destroy());
   try {
     raw.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders);
     for await (const piece of pieces) {

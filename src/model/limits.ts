@@ -40,6 +40,12 @@ export const CONTENT_QUARANTINE_TIME_MS = 30 * 24 * 3600_000;
 export const COLLECT_SPARED_TIME_MS = 3600_000;
 /** What the collector removes under one hold of its lock, during which nobody can store a catalog: some 20 ms. */
 export const COLLECT_BATCH_MAX = 500;
+/** Rows of histories that go in one statement. */
+export const COLLECT_ROWS_BATCH_MAX = 2000;
+/** Tries of one batch of the collector against rivals. */
+export const COLLECT_TRIES_MAX = 10;
+/** How long a request for a collection waits for its end before it is told that it goes on. */
+export const COLLECT_ANSWER_TIME_MS = 60_000;
 /** Moves of each node whose catalogs are kept, so that a rollback finds them. */
 export const COLLECT_MOVES_KEPT = 10;
 /** Newest deploys of each environment whose code versions are kept. */

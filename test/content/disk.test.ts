@@ -85,9 +85,10 @@ describe('on disk', () => {
     const bytes = bytesOf(1000);
     const hash = hashOf(bytes);
     await store.put(hash, bytes);
-    expect(await store.scrub(hash)).toBe(true);
+    expect(await store.scrub(hash)).toBe('sound');
     await damage(store, hash, 'flip a byte');
-    expect(await store.scrub(hash)).toBe(false);
+    expect(await store.scrub(hash)).toBe('damaged');
+    expect(await store.scrub(hash)).toBe('absent');
     expect(await store.missing([hash])).toEqual([hash]);
   });
 
