@@ -1,6 +1,6 @@
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
-import { pino } from 'pino';
+import { createLogger } from '../config/log.ts';
 import { CallboardError } from '../model/errors.ts';
 import { parseCertname, parseEnvironmentName } from '../model/ids.ts';
 import { runNode } from '../run/daemon.ts';
@@ -61,7 +61,7 @@ Exit codes: 0 stopped, 1 could not start, 2 used wrongly.`,
           puppetSettings: Object.fromEntries(flags.puppetSetting),
           ruby: flags.ruby,
         },
-        pino({ base: undefined, timestamp: pino.stdTimeFunctions.isoTime }),
+        createLogger({ level: 'info' }),
         stop.signal,
       );
     });

@@ -1,6 +1,7 @@
-import type { Command } from 'commander';
+import { Command } from 'commander';
 import pc from 'picocolors';
 import { ApiClient, withConnection } from './client.ts';
+import { nodeCommand } from './node.ts';
 import { statusColour } from './run-status.ts';
 import { ago, short, table } from './table.ts';
 
@@ -35,24 +36,25 @@ interface NodeDetail extends NodeRow {
   run: { id: string; status: string; noop: boolean; finished_at: string | null } | null;
 }
 
-/** `callboard node list|show|facts`: what operators ask of nodes, beside the daemon that `callboard node` runs. */
-export function addNodeQueries(node: Command): Command {
+/** `callboard node` alone runs the daemon; `list`, `show` and `facts` are what operators ask of nodes. */
+export function nodesCommand(): Command {
+  const node = new Command('node').description('the node daemon, and what is known of nodes');
+  node.addCommand(nodeCommand().name('daemon'), { isDefault: true });
+
   withConnection(node.command('list'))
     .description('nodes with their last run, released catalog and candidate')
     .option('--environment <name>', 'only of this environment')
     .option('--status <status>', 'only those whose last run is running, unchanged, changed, failed, or never')
     .option('--json', 'print JSON')
     .addHelpText('after', '\nExample:\n  callboard node list --environment production --status failed')
-    .action(async (_flags, command: Command) => {
-      // The daemon's command has flags of the same names; those given after `list` may be seen by it first.
-      const flags = command.optsWithGlobals();
+    .action(async (flags) => {
       const api = ApiClient.from(flags);
       const nodes: NodeRow[] = [];
       let after: string | null = null;
       do {
         const query = new URLSearchParams({
           limit: '1000',
-          ...(command.opts().environment ? { environment: command.opts().environment } : {}),
+          ...(flags.environment ? { environment: flags.environment } : {}),
           ...(flags.status ? { status: flags.status } : {}),
           ...(after ? { after } : {}),
         });
@@ -83,8 +85,7 @@ export function addNodeQueries(node: Command): Command {
     .description('one node: facts, catalogs, last compile, last run')
     .argument('<certname>')
     .option('--json', 'print JSON')
-    .action(async (certname: string, _flags, command: Command) => {
-      const flags = command.optsWithGlobals();
+    .action(async (certname: string, flags) => {
       const api = ApiClient.from(flags);
       const detail = await api.get<NodeDetail>(`/api/v1/nodes/${encodeURIComponent(certname)}`);
       process.stdout.write(flags.json ? `${JSON.stringify(detail)}\n` : `${describe(detail)}\n`);
@@ -96,8 +97,7 @@ export function addNodeQueries(node: Command): Command {
     .argument('<certname>')
     .argument('[fact]', 'only this one, as a dotted path: os.family')
     .option('--json', 'print the whole document as it is stored, byte for byte')
-    .action(async (certname: string, fact: string | undefined, _flags, command: Command) => {
-      const flags = command.optsWithGlobals();
+    .action(async (certname: string, fact: string | undefined, flags) => {
       const api = ApiClient.from(flags);
       const text = await api.text(`/api/v1/nodes/${encodeURIComponent(certname)}/facts`);
       if (flags.json && !fact) process.stdout.write(`${text}\n`);

@@ -25,10 +25,37 @@ export async function runProgram(argv: string[]): Promise<void> {
   }
 }
 
-/** Loaded by the process that needs them; a command's file brings only its own libraries. */
+/** In the order of the flow. Each file brings its own libraries, so only the one that is asked for is loaded with care. */
 async function commands(): Promise<Command[]> {
-  const modules = await Promise.all([import('./server.ts')]);
-  return [modules[0].serverCommand()];
+  const [server, cert, operator, nodes, environment, code, release, diff, runs, watch, gc] = await Promise.all([
+    import('./server.ts'),
+    import('./cert.ts'),
+    import('./operator.ts'),
+    import('./nodes.ts'),
+    import('./environment.ts'),
+    import('./code.ts'),
+    import('./release.ts'),
+    import('./diff.ts'),
+    import('./runs.ts'),
+    import('./watch.ts'),
+    import('./gc.ts'),
+  ]);
+  return [
+    server.serverCommand(),
+    cert.certCommand(),
+    operator.operatorCommand(),
+    nodes.nodesCommand(),
+    environment.environmentCommand(),
+    code.codeCommand(),
+    diff.diffCommand(),
+    release.releaseCommand(),
+    release.rollbackCommand(),
+    release.pinCommand(),
+    release.unpinCommand(),
+    runs.runCommand(),
+    watch.watchCommand(),
+    gc.gcCommand(),
+  ];
 }
 
 function describe(error: unknown): string {
