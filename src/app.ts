@@ -10,6 +10,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { Counter, Histogram } from 'prom-client';
+import { catalogRoutes } from './catalog/routes.ts';
 import { catalogKeys } from './catalog/seal.ts';
 import { catalogStore } from './catalog/store.ts';
 import { compileJobs } from './compile/jobs.ts';
@@ -18,9 +19,11 @@ import { queueCompiles, queueEnvironmentCompiles } from './compile/queue.ts';
 import { compileRoutes } from './compile/routes.ts';
 import type { Service, Settings } from './config/settings.ts';
 import { openStateDirectory } from './config/state.ts';
+import { collectionRoutes } from './content/collection-routes.ts';
 import { openDiskContent } from './content/disk.ts';
 import { rememberGrants } from './content/grants.ts';
 import { guardContent } from './content/guard.ts';
+import { collections, contentJobs } from './content/jobs.ts';
 import { contentRoutes } from './content/routes.ts';
 import { factsRoutes } from './facts/routes.ts';
 import { type App, buildApp, type Routes } from './http/app.ts';
@@ -34,7 +37,7 @@ import { openDatabase, openPool } from './postgres/database.ts';
 import { startEmbeddedPostgres } from './postgres/embedded.ts';
 import { startListener } from './postgres/listen.ts';
 import { migrate } from './postgres/migrate.ts';
-import { type JobHandlers, queueDepth, startQueue } from './postgres/queue.ts';
+import { enqueue, type JobHandlers, PRIORITY, queueDepth, startQueue } from './postgres/queue.ts';
 import { afterCompile } from './release/pointers.ts';
 import { releaseRoutes } from './release/routes.ts';
 import { serveRoutes } from './release/serve.ts';
@@ -44,6 +47,10 @@ import { codeDirectories } from './truth/code-directory.ts';
 import { askEnc } from './truth/enc.ts';
 import { truthJobs } from './truth/jobs.ts';
 import { truthRoutes } from './truth/routes.ts';
+
+const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
+const KEPT_UP = { key: 'housekeeping', priority: PRIORITY.background };
 
 export interface Server {
   /** Where it answers; undefined where this process has no `api`. */
@@ -66,7 +73,11 @@ export async function startServer(settings: Settings, logger: Logger): Promise<S
   }
 }
 
-async function start(settings: Settings, logger: Logger, stops: (() => Promise<unknown>)[]): Promise<string | undefined> {
+async function start(
+  settings: Settings,
+  logger: Logger,
+  stops: (() => Promise<unknown>)[],
+): Promise<string | undefined> {
   const has = (service: Service): boolean => settings.only.has(service);
 
   const state = await openStateDirectory(settings.state);
@@ -144,6 +155,11 @@ async function start(settings: Settings, logger: Logger, stops: (() => Promise<u
       }),
     );
   }
+  const collecting = collections(
+    { db, store: content, logger, code, onRemoved: () => grants.forget() },
+    { historyTimeMs: settings.compilesKeepDays * DAY_MS },
+  );
+  if (has('content')) Object.assign(jobs, contentJobs(collecting));
   if (has('report')) Object.assign(jobs, reportJobs({ db, logger, daysKept: settings.eventsKeepDays }));
 
   const ended = new Counter({
@@ -166,6 +182,9 @@ async function start(settings: Settings, logger: Logger, stops: (() => Promise<u
     onEnd: (job, outcome) => ended.labels(job, outcome).inc(),
   });
   stops.push(() => queue.stop());
+  if (has('report')) stops.push(repeat(HOUR_MS, () => enqueue(db, 'housekeeping', {}, KEPT_UP), logger));
+  if (has('content'))
+    stops.push(repeat(DAY_MS, () => enqueue(db, 'collect', {}, { ...KEPT_UP, key: 'collect' }), logger));
 
   if (settings.metricsListen) {
     const server = await serveMetrics(metrics.registry, settings.metricsListen);
@@ -183,7 +202,9 @@ async function start(settings: Settings, logger: Logger, stops: (() => Promise<u
     factsRoutes({ db, queueCompiles }),
     truthRoutes(truth),
     compileRoutes({ db }),
+    catalogRoutes({ db, readCatalog: catalogs.readCatalog, content }),
     contentRoutes({ store: content, mayRead: grants.mayRead }),
+    collectionRoutes(collecting),
     releaseRoutes({ db, queue: { queueCompiles, queueEnvironmentCompiles } }),
     serveRoutes({ db, listener, isListening: listener.isListening, readCatalogGzip: catalogs.readCatalogGzip }),
     reportRoutes({ db, listener, logger }),
@@ -213,4 +234,13 @@ async function start(settings: Settings, logger: Logger, stops: (() => Promise<u
 async function serverFacts(serverName: string): Promise<Record<string, string>> {
   const { address } = await lookup(serverName, { family: 4 }).catch(() => ({ address: '127.0.0.1' }));
   return { servername: serverName, serverip: address };
+}
+
+/** Queues a job now and then; queued by several processes it is one job all the same. */
+function repeat(everyMs: number, queue: () => Promise<void>, logger: Logger): () => Promise<void> {
+  const tick = (): void =>
+    void queue().catch((error: Error) => logger.warn({ err: error }, 'a job was not queued; the next time is as good'));
+  tick();
+  const timer = setInterval(tick, everyMs);
+  return async () => clearInterval(timer);
 }

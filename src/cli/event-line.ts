@@ -30,6 +30,8 @@ export function runEventLine(event: RunEventView, options: { quietResources: boo
       return `${pc.bold('run ended')}: ${statusWord(data.status as string)}`;
     case 'log': {
       const level = String(data.level);
+      // Puppet logs each change of a resource as a notice; the resource's own event says the same.
+      if (level === 'notice' && options.quietResources && String(data.source).startsWith('/Stage[')) return undefined;
       const text = `${String(data.source)}: ${String(data.message)}`;
       return LOUD.has(level) ? pc.red(`${level}: ${text}`) : `${level}: ${text}`;
     }

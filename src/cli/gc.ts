@@ -9,7 +9,9 @@ export function gcCommand(): Command {
       const api = ApiClient.from(flags);
       const answer = await api.post<Record<string, unknown>>('/api/v1/collections');
       if (flags.json) process.stdout.write(`${JSON.stringify(answer)}\n`);
-      else for (const [what, count] of Object.entries(answer)) process.stdout.write(`${what.replaceAll('_', ' ')}: ${count}\n`);
+      else
+        for (const [what, count] of Object.entries(answer))
+          process.stdout.write(`${what.replaceAll('_', ' ')}: ${count}\n`);
       await api.close();
     });
 }

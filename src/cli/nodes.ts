@@ -71,7 +71,11 @@ export function nodesCommand(): Command {
           ago(each.last_run_at),
           ago(each.facts_at),
           short(each.released_catalog),
-          each.compile_failed ? pc.red('compile failed') : each.candidate_differs ? pc.yellow(short(each.candidate_catalog)) : 'same',
+          each.compile_failed
+            ? pc.red('compile failed')
+            : each.candidate_differs
+              ? pc.yellow(short(each.candidate_catalog))
+              : 'same',
           each.pinned ? 'pinned' : '',
         ]);
         process.stdout.write(
@@ -138,7 +142,9 @@ function describe(node: NodeDetail): string {
   if (compile) {
     lines.push(field('compile', `${ago(compile.finished_at)} ago, because ${compile.trigger}`));
     if (compile.error) {
-      const place = compile.error.file ? ` (${compile.error.file}${compile.error.line ? `:${compile.error.line}` : ''})` : '';
+      const place = compile.error.file
+        ? ` (${compile.error.file}${compile.error.line ? `:${compile.error.line}` : ''})`
+        : '';
       lines.push(field('', pc.red(`${compile.error.message}${place}`)));
     }
     for (const warning of compile.warnings.slice(0, 5)) lines.push(field('', pc.yellow(String(warning))));
@@ -151,6 +157,7 @@ function describe(node: NodeDetail): string {
       ),
     );
   const extensions = Object.entries(node.trusted_extensions);
-  if (extensions.length > 0) lines.push(field('trusted', extensions.map(([name, value]) => `${name}=${value}`).join(' ')));
+  if (extensions.length > 0)
+    lines.push(field('trusted', extensions.map(([name, value]) => `${name}=${value}`).join(' ')));
   return lines.join('\n');
 }

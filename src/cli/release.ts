@@ -87,7 +87,8 @@ export function pinCommand(): Command {
     .addHelpText('after', '\nExample:\n  callboard pin db1.example\n  callboard unpin db1.example')
     .action(async (certname: string, catalog: string | undefined, flags) => {
       const api = ApiClient.from(flags);
-      const id = catalog ?? (await api.get<{ released_catalog: string | null }>(`/api/v1/nodes/${certname}`)).released_catalog;
+      const id =
+        catalog ?? (await api.get<{ released_catalog: string | null }>(`/api/v1/nodes/${certname}`)).released_catalog;
       if (!id) throw new Error(`no catalog is released to ${certname}: name one`);
       await api.post('/api/v1/pins', { certname, catalog: id });
       process.stdout.write(`Pinned ${certname} to catalog ${short(id)}\n`);

@@ -49,7 +49,9 @@ export function runCommand(): Command {
         counts(each.summary),
       ]);
       process.stdout.write(
-        flags.json ? `${JSON.stringify(runs)}\n` : `${table(['RUN', 'NODE', 'STATUS', 'STARTED', 'CATALOG', 'RESOURCES'], lines)}\n`,
+        flags.json
+          ? `${JSON.stringify(runs)}\n`
+          : `${table(['RUN', 'NODE', 'STATUS', 'STARTED', 'CATALOG', 'RESOURCES'], lines)}\n`,
       );
       await api.close();
     });

@@ -12,7 +12,7 @@ export function table(
     Math.max(length(heading), ...lines.map((line) => length(line[column] ?? ''))),
   );
   const row = (cells: string[]): string =>
-    fit(
+    cut(
       cells.map((cell, column) => (column === cells.length - 1 ? cell : pad(cell, widths[column]!))).join('  '),
       width,
     );
@@ -27,7 +27,7 @@ function pad(text: string, width: number): string {
   return text + ' '.repeat(Math.max(0, width - length(text)));
 }
 
-function fit(text: string, width: number): string {
+function cut(text: string, width: number): string {
   if (length(text) <= width) return text;
   // Colours are dropped with the tail: a cut line must not leave one switched on.
   return `${text.replace(ANSI, '').slice(0, width - 1)}…`;
