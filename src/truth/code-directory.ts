@@ -7,16 +7,9 @@
 import { randomBytes } from 'node:crypto';
 import { chmod, lstat, mkdir, readdir, readlink, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Readable } from 'node:stream';
 import type { CodeVersionHash, ContentHash } from '../model/ids.ts';
 import { readTree, type TreeEntry, treeHash } from '../model/tree.ts';
-import { writeTreeFiles } from './tree-files.ts';
-
-/** What this needs of the content store. */
-export interface CodeContent {
-  read(hash: ContentHash): Promise<Buffer>;
-  get(hash: ContentHash): Promise<{ size: number; stream: Readable }>;
-}
+import { type StoredContent, writeTreeFiles } from './tree-files.ts';
 
 export interface CodeDirectories {
   /** The absolute path of a code version's directory. Throws CONTENT_NOT_FOUND when the content store lacks a part of it. */
@@ -27,7 +20,7 @@ export interface CodeDirectories {
   listCodeDirectories(): Promise<CodeVersionHash[]>;
 }
 
-export function codeDirectories(deps: { state: string; content: CodeContent }): CodeDirectories {
+export function codeDirectories(deps: { state: string; content: StoredContent }): CodeDirectories {
   const parent = join(deps.state, 'code');
   const making = new Map<CodeVersionHash, Promise<string>>();
   let swept: Promise<void> | undefined;
@@ -46,8 +39,7 @@ export function codeDirectories(deps: { state: string; content: CodeContent }): 
     await mkdir(beside, { recursive: true });
     try {
       await writeTreeFiles(beside, entries, {
-        open: async (entry) =>
-          entry.size <= SMALL_BYTES_MAX ? deps.content.read(entry.hash) : (await deps.content.get(entry.hash)).stream,
+        content: deps.content,
         modes: 'kept',
       });
       await rename(beside, directory);
@@ -83,9 +75,6 @@ export function codeDirectories(deps: { state: string; content: CodeContent }): 
     },
   };
 }
-
-/** Content up to this is read at once rather than streamed. */
-const SMALL_BYTES_MAX = 1024 * 1024;
 
 /** Whether a directory is what the manifest says, as far as names, kinds, sizes and modes tell. */
 async function isWhole(directory: string, entries: readonly TreeEntry[]): Promise<boolean> {

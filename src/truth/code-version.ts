@@ -29,6 +29,8 @@ import { walk } from './walk.ts';
 export interface DeployedContent {
   put(hash: ContentHash, bytes: Readable | Buffer): Promise<unknown>;
   missing(hashes: Iterable<ContentHash>): Promise<ContentHash[]>;
+  read(hash: ContentHash): Promise<Buffer>;
+  get(hash: ContentHash): Promise<{ stream: Readable }>;
 }
 
 export interface CodeVersionSettings {
@@ -38,6 +40,8 @@ export interface CodeVersionSettings {
   basemodulepath: readonly string[];
   /** The r10k program, by path or by name. */
   r10k: string;
+  /** The site's own r10k.yaml, for its forge, proxies and git settings. Need not be there. */
+  r10kConfig?: string | undefined;
 }
 
 export interface CodeVersion {
@@ -82,12 +86,13 @@ export async function makeCodeVersion(
 
   let entries = committed;
   if (committed.some((entry) => entry.kind === 'file' && entry.path === 'Puppetfile')) {
-    await store(deps.content, repository, committed, sources, work, signal);
+    await store(deps.content, repository, hashesOf(committed), sources, work, signal);
     entries = await installPuppetfile(deps, {
       committed,
-      open: (entry) => open(sources.get(entry.hash)!, repository),
-      onFile: (hash, path) => sources.set(hash, { path }),
-      stored: (installed) => store(deps.content, repository, installed, sources, work, signal),
+      onFile: (hash, path) => {
+        if (!sources.has(hash)) sources.set(hash, { path });
+      },
+      stored: (installed) => store(deps.content, repository, hashesOf(installed), sources, work, signal),
       signal,
       log,
     });
@@ -96,7 +101,7 @@ export async function makeCodeVersion(
   const folder = new Folder(entries);
   const modulepath: string[] = [];
   const external: string[] = [];
-  for (const entry of await planned(folder, sources, repository, request.environment, deps.basemodulepath)) {
+  for (const entry of await planned(folder, deps, request.environment)) {
     if (entry.place === 'repo') modulepath.push(...repoDirectories(folder, entry, log));
     else {
       for (const directory of await serverDirectories(entry, log)) {
@@ -136,7 +141,7 @@ export async function makeCodeVersion(
 
   const files = all.filter((entry) => entry.kind === 'file');
   const contents = [...new Set<ContentHash>([id as string as ContentHash, plugins, ...files.map((file) => file.hash)])];
-  await storeHashes(deps.content, repository, contents, sources, work, signal);
+  await store(deps.content, repository, contents, sources, work, signal);
   const bytes = files.reduce((sum, file) => sum + file.size, 0);
   const modules = findModules(whole, modulepath);
   log(
@@ -212,22 +217,19 @@ async function readRepository(
 
 async function planned(
   folder: Folder,
-  sources: Map<ContentHash, Source>,
-  repository: Repository,
+  deps: CodeVersionSettings & { content: DeployedContent },
   environment: string,
-  basemodulepath: readonly string[],
 ): Promise<ModulepathEntry[]> {
   const conf = folder.find('environment.conf');
   let setting: string | undefined;
   if (conf.state === 'file') {
-    const bytes: Buffer[] = [];
-    const source = await open(sources.get(conf.entry.hash)!, repository);
-    if (Buffer.isBuffer(source)) bytes.push(source);
-    else for await (const piece of source) bytes.push(piece as Buffer);
-    setting = readEnvironmentConf(Buffer.concat(bytes).toString('utf8')).get('modulepath');
+    if (conf.entry.size > ENVIRONMENT_CONF_BYTES_MAX) throw refuse('environment.conf is larger than 1 MiB');
+    setting = readEnvironmentConf((await deps.content.read(conf.entry.hash)).toString('utf8')).get('modulepath');
   }
-  return planModulepath(setting, { environment, basemodulepath });
+  return planModulepath(setting, { environment, basemodulepath: deps.basemodulepath });
 }
+
+const ENVIRONMENT_CONF_BYTES_MAX = 1024 * 1024;
 
 function repoDirectories(folder: Folder, entry: ModulepathEntry, log: (line: string) => void): string[] {
   const paths = entry.pattern
@@ -310,21 +312,12 @@ async function readServerModules(
   return entries;
 }
 
-async function store(
-  content: DeployedContent,
-  repository: Repository,
-  entries: readonly TreeEntry[],
-  sources: Map<ContentHash, Source>,
-  work: Work,
-  signal: AbortSignal,
-): Promise<void> {
-  const hashes = new Set<ContentHash>();
-  for (const entry of entries) if (entry.kind === 'file') hashes.add(entry.hash);
-  await storeHashes(content, repository, [...hashes], sources, work, signal);
+function hashesOf(entries: readonly TreeEntry[]): ContentHash[] {
+  return [...new Set(entries.flatMap((entry) => (entry.kind === 'file' ? [entry.hash] : [])))];
 }
 
 /** Puts what the content store lacks. */
-async function storeHashes(
+async function store(
   content: DeployedContent,
   repository: Repository,
   hashes: readonly ContentHash[],
@@ -333,20 +326,26 @@ async function storeHashes(
   signal: AbortSignal,
 ): Promise<void> {
   const puts = new AtMost(DEPLOY_FILES_AT_ONCE_MAX);
+  const put = async (hash: ContentHash, bytes: Readable | Buffer): Promise<void> => {
+    await content.put(hash, bytes);
+    work.stored += 1;
+  };
+  /** Small blobs are read by one git for all of them. */
+  const small = new Map<string, ContentHash>();
   for (const hash of await content.missing(hashes)) {
     signal.throwIfAborted();
-    await puts.run(async () => {
-      await content.put(hash, await open(sources.get(hash)!, repository));
-      work.stored += 1;
-    });
+    const source = sources.get(hash);
+    if (!source) throw new Error(`content ${hash} was collected while it was deployed`);
+    if ('bytes' in source) await puts.run(() => put(hash, source.bytes));
+    else if ('path' in source) await puts.run(() => put(hash, createReadStream(source.path)));
+    else if (source.size <= DEPLOY_FILE_IN_MEMORY_BYTES_MAX) small.set(source.blob, hash);
+    else await put(hash, streamBlob(repository, source.blob));
+  }
+  for await (const { blob, bytes } of readBlobs(repository, [...small.keys()])) {
+    signal.throwIfAborted();
+    await puts.run(() => put(small.get(blob)!, bytes));
   }
   await puts.all();
-}
-
-async function open(source: Source, repository: Repository): Promise<Readable | Buffer> {
-  if ('bytes' in source) return source.bytes;
-  if ('path' in source) return createReadStream(source.path);
-  return streamBlob(repository, source.blob);
 }
 
 function sha256(bytes: Buffer): ContentHash {

@@ -5,6 +5,7 @@
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { PassThrough, type Readable } from 'node:stream';
 import { ExecaError, execa } from 'execa';
 import { GIT_OUTPUT_BYTES_MAX } from '../model/limits.ts';
 
@@ -94,11 +95,11 @@ export async function git(args: string[], options: GitOptions): Promise<Buffer> 
 }
 
 /** Runs git with its stdout as a stream; `ended` settles when it ends, and throws as `git` does. */
-export function gitStream(
-  args: string[],
-  options: GitOptions,
-): { stdout: NodeJS.ReadableStream; ended: Promise<void> } {
+export function gitStream(args: string[], options: GitOptions): { stdout: Readable; ended: Promise<void> } {
   const child = start(args, options, false);
+  // A stream that nobody reads yet when the process ends is emptied by execa; this one waits for its reader.
+  const stdout = new PassThrough();
+  child.stdout.on('error', (error) => stdout.destroy(error)).pipe(stdout);
   const ended = child.then(
     () => {},
     (error) => {
@@ -106,7 +107,7 @@ export function gitStream(
     },
   );
   ended.catch(() => {});
-  return { stdout: child.stdout, ended };
+  return { stdout, ended };
 }
 
 function gitError(error: unknown, signal: AbortSignal): unknown {

@@ -4,18 +4,17 @@
  * no other uses, so that they neither wait for nor disturb one another, and one after another all use the same. A Puppetfile is
  * Ruby that r10k runs as this server's user: whoever may deploy may run code here, as with any Puppet server.
  */
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Readable } from 'node:stream';
 import { ExecaError, execa } from 'execa';
-import { stringify } from 'yaml';
+import { parse, stringify } from 'yaml';
 import { CallboardError } from '../model/errors.ts';
 import type { ContentHash } from '../model/ids.ts';
 import { R10K_CACHES_MAX } from '../model/limits.ts';
 import type { TreeEntry } from '../model/tree.ts';
 import type { FileEntry } from './folder.ts';
 import { gitEnvironment, writeGitConfig } from './git.ts';
-import { writeTreeFiles } from './tree-files.ts';
+import { type StoredContent, writeTreeFiles } from './tree-files.ts';
 import { walk } from './walk.ts';
 
 /** A file changed less than this before r10k began may have been changed by it: the kernel's clock for files is coarse. */
@@ -24,7 +23,6 @@ const CLOCK_GRAIN_NS = 50_000_000n;
 export interface PuppetfileContext {
   /** The commit's entries. Their content is stored. */
   committed: readonly TreeEntry[];
-  open: (entry: FileEntry) => Promise<Readable | Buffer>;
   /** Told where each installed file lies, until `stored` has returned. */
   onFile: (hash: ContentHash, path: string) => void;
   /** Stores the installed files: afterwards they are removed. */
@@ -35,7 +33,7 @@ export interface PuppetfileContext {
 
 /** The code with the Puppetfile's modules in it. Throws CODE_DEPLOY_FAILED; r10k's own words are in the log. */
 export async function installPuppetfile(
-  settings: { state: string; r10k: string },
+  settings: { state: string; r10k: string; r10kConfig?: string | undefined; content: StoredContent },
   context: PuppetfileContext,
 ): Promise<TreeEntry[]> {
   const { signal, log } = context;
@@ -43,7 +41,7 @@ export async function installPuppetfile(
   await mkdir(parent, { recursive: true, mode: 0o700 });
   const staging = await mkdtemp(join(parent, 'deploy-'));
   try {
-    await writeTreeFiles(staging, context.committed, { open: context.open, modes: 'private', signal });
+    await writeTreeFiles(staging, context.committed, { content: settings.content, modes: 'private', signal });
     const began = BigInt(Date.now()) * 1_000_000n;
     log('The control repo has a Puppetfile: running r10k');
     await withCache(signal, (number) => runR10k(settings, staging, number, context));
@@ -95,8 +93,24 @@ async function withCache<Result>(signal: AbortSignal, use: (number: number) => P
   }
 }
 
+/** What of the site's r10k.yaml matters for a Puppetfile: where its forge and its proxies are. */
+async function readSiteConfig(file: string | undefined): Promise<Record<string, unknown>> {
+  if (file === undefined) return {};
+  let site: unknown;
+  try {
+    site = parse(await readFile(file, 'utf8'));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return {};
+    throw new CallboardError('CODE_DEPLOY_FAILED', { reason: `'${file}' cannot be read: ${(error as Error).message}` });
+  }
+  const kept = Object.entries(site ?? {}).filter(([name]) => SITE_SETTINGS.has(name.replace(/^:/, '')));
+  return Object.fromEntries(kept);
+}
+
+const SITE_SETTINGS = new Set(['forge', 'git', 'proxy', 'pool_size']);
+
 async function runR10k(
-  settings: { state: string; r10k: string },
+  settings: { state: string; r10k: string; r10kConfig?: string | undefined },
   staging: string,
   cacheNumber: number,
   { signal, log }: PuppetfileContext,
@@ -104,9 +118,12 @@ async function runR10k(
   const cache = join(settings.state, 'git', `r10k-${cacheNumber}`);
   await mkdir(cache, { recursive: true, mode: 0o700 });
   const config = `${cache}.yaml`;
-  await writeFile(config, stringify({ cachedir: cache, git: { provider: 'shellgit' } }), { mode: 0o600 });
+  const site = await readSiteConfig(settings.r10kConfig);
+  const git = { ...(typeof site.git === 'object' ? site.git : {}), provider: 'shellgit' };
+  await writeFile(config, stringify({ ...site, cachedir: cache, git }), { mode: 0o600 });
   const gitConfig = `${cache}.gitconfig`;
   await writeGitConfig(gitConfig, []);
+  let firstError: string | undefined;
   try {
     const child = execa(settings.r10k, ['puppetfile', 'install', '--config', config, '--verbose=info'], {
       cwd: staging,
@@ -118,7 +135,11 @@ async function runR10k(
       cancelSignal: signal,
       killDescendants: true,
     });
-    for await (const line of child.iterable({ from: 'all' })) log(`r10k: ${line}`);
+    for await (const line of child.iterable({ from: 'all' })) {
+      log(`r10k: ${line}`);
+      const words = /^(?:ERROR|FATAL)\s*->\s*(.+)/.exec(line)?.[1];
+      if (words) firstError ??= words;
+    }
     await child;
   } catch (error) {
     if (signal.aborted) throw signal.reason;
@@ -126,7 +147,7 @@ async function runR10k(
     const reason =
       error.code === 'ENOENT'
         ? `The control repo has a Puppetfile, and '${settings.r10k}' is not installed on this server`
-        : `r10k could not install the Puppetfile (${error.exitCode === undefined ? error.shortMessage : `exit code ${error.exitCode}`})`;
+        : `r10k could not install the Puppetfile: ${firstError ?? error.shortMessage}`;
     throw new CallboardError('CODE_DEPLOY_FAILED', { reason }, { cause: error });
   }
 }

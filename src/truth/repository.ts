@@ -205,7 +205,6 @@ export function streamBlob(repository: Repository, blob: string): Readable {
     ['--git-dir', repository.directory, 'cat-file', 'blob', blob],
     repository.options,
   );
-  const stream = stdout as Readable;
-  ended.catch((error) => stream.destroy(error as Error));
-  return stream;
+  ended.catch((error) => stdout.destroy(error as Error));
+  return stdout;
 }

@@ -111,7 +111,13 @@ export function truthRoutes(deps: Pick<TruthDependencies, 'db' | 'queueEnvironme
           if (after.enc_command === before.enc_command) return;
           const versions = new Set([before.code_version, before.released_code_version]);
           for (const version of versions) {
-            if (version) await deps.queueEnvironmentCompiles(tx, name, version as CodeVersionHash, `the ENC of ${name} was changed`);
+            if (version)
+              await deps.queueEnvironmentCompiles(
+                tx,
+                name,
+                version as CodeVersionHash,
+                `the ENC of ${name} was changed`,
+              );
           }
         });
         return shownEnvironment(await environmentOf(name));

@@ -3,13 +3,23 @@ import { createHash } from 'node:crypto';
 import { chmod, mkdir, open, symlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
+import type { ContentHash } from '../model/ids.ts';
 import { DEPLOY_FILES_AT_ONCE_MAX } from '../model/limits.ts';
 import type { TreeEntry } from '../model/tree.ts';
 import { AtMost } from './at-most.ts';
 import type { FileEntry } from './folder.ts';
 
+/** What this needs of the content store. */
+export interface StoredContent {
+  read(hash: ContentHash): Promise<Buffer>;
+  get(hash: ContentHash): Promise<{ stream: Readable }>;
+}
+
+/** Content up to this is read at once rather than streamed. */
+const SMALL_BYTES_MAX = 1024 * 1024;
+
 export interface TreeFilesOptions {
-  open: (entry: FileEntry) => Promise<Readable | Buffer>;
+  content: StoredContent;
   /**
    * `kept`: nobody may write (0444, 0555), and every file is as old as 1970, so that a catalog which tells a file's time tells
    * the same on every machine. `private`: for a while, for us only (0600, 0700).
@@ -45,21 +55,17 @@ export async function writeTreeFiles(
   await chmod(root, 0o555);
 }
 
-async function writeFileChecked(
-  path: string,
-  entry: FileEntry,
-  { open: read, modes }: TreeFilesOptions,
-): Promise<void> {
-  const source = await read(entry);
+async function writeFileChecked(path: string, entry: FileEntry, { content, modes }: TreeFilesOptions): Promise<void> {
   const hash = createHash('sha256');
   const executable = entry.mode === '755';
   const file = await open(path, 'wx', executable ? 0o700 : 0o600);
   try {
-    if (Buffer.isBuffer(source)) {
-      hash.update(source);
-      await file.writeFile(source);
+    if (entry.size <= SMALL_BYTES_MAX) {
+      const bytes = await content.read(entry.hash);
+      hash.update(bytes);
+      await file.writeFile(bytes);
     } else {
-      for await (const bytes of source) {
+      for await (const bytes of (await content.get(entry.hash)).stream) {
         hash.update(bytes as Buffer);
         await file.writeFile(bytes as Buffer);
       }

@@ -8,8 +8,9 @@ import { lstat, readdir, readFile, readlink, realpath, stat } from 'node:fs/prom
 import { dirname, join, posix } from 'node:path';
 import { CallboardError } from '../model/errors.ts';
 import type { ContentHash } from '../model/ids.ts';
-import { DEPLOY_FILE_IN_MEMORY_BYTES_MAX, TREE_ENTRIES_MAX } from '../model/limits.ts';
+import { DEPLOY_FILE_IN_MEMORY_BYTES_MAX, DEPLOY_FILES_AT_ONCE_MAX, TREE_ENTRIES_MAX } from '../model/limits.ts';
 import type { TreeEntry } from '../model/tree.ts';
+import { AtMost } from './at-most.ts';
 import type { Signature } from './known-hashes.ts';
 import { parseLinkTarget, parseTreePath, VERSION_CONTROL_NAMES } from './path.ts';
 
@@ -34,7 +35,9 @@ export interface WalkOptions {
 export async function walk(directory: string, options: WalkOptions): Promise<TreeEntry[]> {
   const entries: TreeEntry[] = [];
   const root = await realpath(directory);
+  const files = new AtMost(DEPLOY_FILES_AT_ONCE_MAX);
   await visit(root, options.into, [root]);
+  await files.all();
   return entries;
 
   async function visit(from: string, to: string, above: string[]): Promise<void> {
@@ -53,7 +56,7 @@ export async function walk(directory: string, options: WalkOptions): Promise<Tre
       }
       const about = await lstat(source, { bigint: true });
       if (about.isDirectory()) await visit(source, path, [...above, source]);
-      else if (about.isFile()) await file(source, path);
+      else if (about.isFile()) await files.run(() => file(source, path));
       else if (about.isSymbolicLink()) await link(source, path, above);
       else throw refuse(`'${source}' is neither a file, a directory nor a link`);
     }
@@ -88,7 +91,7 @@ export async function walk(directory: string, options: WalkOptions): Promise<Tre
     if (above.includes(real)) throw refuse(`The link '${source}' leads to a directory that it lies in`);
     const about = await stat(real);
     if (about.isDirectory()) await visit(real, path, [...above, real]);
-    else if (about.isFile()) await file(real, path);
+    else if (about.isFile()) await files.run(() => file(real, path));
     else throw refuse(`The link '${source}' leads to neither a file nor a directory`);
   }
 }

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { lstatSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { sql } from 'kysely';
-import { beforeAll, expect, test } from 'vitest';
+import { beforeAll, expect, test, vi } from 'vitest';
 import type { CodeVersionHash, ContentHash } from '../../src/model/ids.ts';
 import { readTree } from '../../src/model/tree.ts';
 import { codeDirectories } from '../../src/truth/code-directory.ts';
@@ -11,6 +11,8 @@ import { findEnvironment, listCode } from '../../src/truth/store.ts';
 import { type FreshDatabase, freshDatabase } from '../postgres/fresh.ts';
 import { gitRepository } from './git-fixture.ts';
 import { truthFixture } from './truth-fixture.ts';
+
+vi.setConfig({ testTimeout: 120_000 });
 
 let database: FreshDatabase;
 beforeAll(async () => {

@@ -3,7 +3,7 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync }
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { execaSync } from 'execa';
-import { onTestFinished } from 'vitest';
+import { afterAll, onTestFinished } from 'vitest';
 
 export interface GitFixture {
   directory: string;
@@ -15,10 +15,10 @@ export interface GitFixture {
   git(...args: string[]): string;
 }
 
-/** A directory that goes when the test ends. */
-export function temporaryDirectory(name: string): string {
+/** A directory that goes when the test ends, or, asked for in a hook, when the file's tests have. */
+export function temporaryDirectory(name: string, until: 'test' | 'file' = 'test'): string {
   const directory = mkdtempSync(join(tmpdir(), `callboard-${name}-`));
-  onTestFinished(() => {
+  (until === 'test' ? onTestFinished : afterAll)(() => {
     execaSync('chmod', ['-R', 'u+w', directory], { reject: false });
     rmSync(directory, { recursive: true, force: true });
   });

@@ -2,11 +2,13 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { beforeAll, expect, test } from 'vitest';
+import { beforeAll, expect, test, vi } from 'vitest';
 import { findEnvironment } from '../../src/truth/store.ts';
 import { type FreshDatabase, freshDatabase } from '../postgres/fresh.ts';
 import { type GitFixture, gitRepository, temporaryDirectory } from './git-fixture.ts';
 import { truthFixture } from './truth-fixture.ts';
+
+vi.setConfig({ testTimeout: 120_000 });
 
 let database: FreshDatabase;
 beforeAll(async () => {

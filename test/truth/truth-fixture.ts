@@ -23,9 +23,10 @@ export interface TruthFixture {
 export async function truthFixture(
   database: FreshDatabase,
   options: Partial<TruthDependencies> = {},
+  until: 'test' | 'file' = 'test',
 ): Promise<TruthFixture> {
   await sql`truncate environment, code_version, deploy, content_reference cascade`.execute(database.db);
-  const state = temporaryDirectory('state');
+  const state = temporaryDirectory('state', until);
   const content = await openDiskContent({ directory: `${state}/content`, fsync: false });
   const queued: TruthFixture['queued'] = [];
   const deps: TruthDependencies = {
