@@ -49,10 +49,13 @@ export interface ControlPlaneOptions {
   certname: string;
   /** Puppet's layout: certs/ca.pem, certs/NAME.pem, private_keys/NAME.pem. */
   ssldir: string;
+  /** Ends everything that is under way but the delivery of events. */
+  stop: AbortSignal;
 }
 
 export class ControlPlane {
   readonly #agent: Agent;
+  readonly #stop: AbortSignal;
   readonly #origin: string;
   readonly #node: string;
 
@@ -65,6 +68,7 @@ export class ControlPlane {
         throw new CallboardError('NODE_CERTIFICATE_MISSING', { certname, ssldir, reason: `${path} is not there` });
       return readFileSync(file);
     };
+    this.#stop = options.stop;
     this.#origin = new URL(options.server).origin;
     this.#node = `/node/v1/nodes/${encodeURIComponent(certname)}`;
     this.#agent = new Agent({
@@ -153,16 +157,16 @@ export class ControlPlane {
     const response = await this.#request('POST', `${this.#node}/runs/${run}/events`, {
       headers: { 'content-type': 'application/x-ndjson' },
       body: lines,
+      signal: null,
     });
     return (await json<{ acknowledged: number }>(response)).acknowledged;
   }
 
   /** The stream of wake-ups: yields a first `open` when it stands, ends or throws when it breaks. */
-  async *wakeups(signal: AbortSignal): AsyncGenerator<SentEvent> {
+  async *wakeups(): AsyncGenerator<SentEvent> {
     const response = await this.#request('GET', `${this.#node}/wakeups`, {
       headers: { accept: 'text/event-stream' },
       bodyTimeout: WAKEUPS_SILENCE_MAX_MS,
-      signal,
     });
     yield { event: 'open', data: '' };
     yield* sentEvents(response.body);
@@ -180,13 +184,13 @@ export class ControlPlane {
       body?: Buffer;
       expect?: number[];
       bodyTimeout?: number;
-      signal?: AbortSignal;
+      signal?: null;
     } = {},
   ): Promise<Dispatcher.ResponseData> {
     const { expect = [200], ...rest } = options;
     let response: Dispatcher.ResponseData;
     try {
-      response = await this.#agent.request({ origin: this.#origin, method, path, ...rest });
+      response = await this.#agent.request({ origin: this.#origin, method, path, signal: this.#stop, ...rest });
     } catch (error) {
       throw unreachable(this.#origin, error);
     }

@@ -101,7 +101,7 @@ class NodeDaemon {
     this.#settings = settings;
     this.#log = log;
     this.#stop = stop;
-    this.#control = new ControlPlane(settings);
+    this.#control = new ControlPlane({ ...settings, stop });
     this.#content = new LocalContent(join(state, 'content'), (hash) => this.#control.content(hash));
     this.#plugins = new PluginTrees(join(state, 'plugins'), this.#content);
     this.#catalogs = new Catalogs(join(state, 'catalogs'));
@@ -153,6 +153,7 @@ class NodeDaemon {
         failures = 0;
         at = nextAt(startedAt, factsIntervalMs, Math.random());
       } catch (error) {
+        if (this.#stop.aborted) return;
         failures++;
         this.#log.warn({ err: String(error) }, 'facts were not submitted');
         at = Math.min(
@@ -200,6 +201,7 @@ class NodeDaemon {
         failures = 0;
         at = nextAt(Date.now(), pollIntervalMs, Math.random());
       } catch (error) {
+        if (this.#stop.aborted) return;
         failures++;
         this.#log.warn({ err: String(error) }, 'the catalog could not be looked for');
         at = Date.now() + Math.min(pollIntervalMs, backoffMs(failures, 1000, NODE_BACKOFF_MAX_MS, Math.random()));
@@ -283,6 +285,7 @@ class NodeDaemon {
     for (const id of unfinished) await this.#recover(id);
     await this.#bound();
     let scheduledAt = firstAt(Date.now(), splayMs, Math.random());
+    let failures = 0;
     for (;;) {
       await this.#runAlarm.until(this.#wanted && this.#ready() ? 0 : scheduledAt);
       if (this.#stop.aborted) return;
@@ -297,8 +300,12 @@ class NodeDaemon {
       scheduledAt = nextAt(Date.now(), runIntervalMs, Math.random());
       try {
         await this.#runOnce(wanted);
+        failures = 0;
       } catch (error) {
-        this.#log.error({ err: error }, 'a run could not be made');
+        if (this.#stop.aborted) return;
+        this.#log.error({ err: String(error) }, 'a run could not be made');
+        this.#wanted = both(this.#wanted, wanted);
+        await this.#pause(backoffMs(++failures, 1000, NODE_BACKOFF_MAX_MS, Math.random()), false);
       }
     }
   }
@@ -312,6 +319,7 @@ class NodeDaemon {
     const { request } = wanted;
     const noop = isNoop(this.#settings.noop, current.run_mode, request);
     const { puppet } = await this.#runner.warm();
+    if (this.#stop.aborted) return;
     const id = runIdAt(Date.now(), randomBytes(10));
     const log = this.#log.child({ run: id });
     this.#running = { id, catalog: current.catalog, plugins: current.plugins };
@@ -421,7 +429,7 @@ class NodeDaemon {
     let failures = 0;
     while (!this.#stop.aborted) {
       try {
-        for await (const { event } of this.#control.wakeups(this.#stop)) {
+        for await (const { event } of this.#control.wakeups()) {
           if (event === 'open') {
             if (failures > 0) this.#log.info('the control plane is there again');
             failures = 0;

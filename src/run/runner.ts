@@ -128,14 +128,17 @@ export class Runner {
     return this.#job('run', job, hooks);
   }
 
-  /** Collects facts into `output`. */
+  /** Collects facts into `output`. What is not done in time, or at the stop, is killed: nothing is lost by it. */
   async facts(job: PuppetJob & { output: string }, maxMs: number): Promise<JobEnd> {
-    let id = '';
-    const timer = setTimeout(() => this.#send({ do: 'kill', id }), maxMs);
+    const id = randomUUID();
+    const kill = (): void => this.kill(id);
+    const timer = setTimeout(kill, maxMs);
+    this.#options.stop.addEventListener('abort', kill, { once: true });
     try {
-      return await this.#job('facts', job, { started: (given) => (id = given) });
+      return await this.#job('facts', { ...job, id }, {});
     } finally {
       clearTimeout(timer);
+      this.#options.stop.removeEventListener('abort', kill);
     }
   }
 
@@ -154,15 +157,13 @@ export class Runner {
 
   async #job(
     kind: 'run' | 'facts',
-    job: object & { id?: string },
-    hooks: { started?: (id: string) => void; appended?: (bytes: number) => void },
+    job: object & { id: string },
+    hooks: { appended?: (bytes: number) => void },
   ): Promise<JobEnd> {
     await this.warm();
-    const id = job.id ?? randomUUID();
     return new Promise<JobEnd>((settle) => {
-      this.#jobs.set(id, { appended: hooks.appended, end: {}, settle });
-      hooks.started?.(id);
-      this.#send({ do: kind, ...job, id });
+      this.#jobs.set(job.id, { ...hooks, end: {}, settle });
+      this.#send({ do: kind, ...job });
     });
   }
 
@@ -203,8 +204,11 @@ export class Runner {
       });
       readLines(child.stderr!, (line) => log.info({ runner: child.pid }, `runner: ${line.slice(0, 2000)}`));
       child.stdin!.on('error', () => {}); // told by its exit
+      const abandon = (): void => void (this.#loaded === undefined && child.kill('SIGKILL'));
+      stop.addEventListener('abort', abandon, { once: true });
       void child.then((result) => {
         clearTimeout(timer);
+        stop.removeEventListener('abort', abandon);
         const how =
           result.code === 'ENOENT' ? `${ruby} is not there` : `it ended (${result.exitCode ?? result.signal})`;
         reject(new CallboardError('RUNNER_FAILED', { reason: how }));

@@ -14,11 +14,21 @@ import { splitFacts } from '../../src/model/facts.ts';
 import { type TreeEntry, treeHash, writeTree } from '../../src/model/tree.ts';
 import type { TestCa } from './certificates.ts';
 
+/** The members of `data` that tests look at, of whatever kind of event. */
+export interface EventData {
+  [name: string]: unknown;
+  resource?: string;
+  message?: string;
+  changed?: boolean;
+  corrective_change?: boolean;
+  events?: { name: string; status: string }[];
+}
+
 export interface SeenEvent {
   sequence: number;
   at: string;
   kind: string;
-  data: Record<string, any>;
+  data: EventData;
   /** When it came, epoch milliseconds. */
   seenAt: number;
 }
@@ -30,7 +40,7 @@ export class TestControlPlane {
   /** By run, by sequence: what the node told; `repeats` counts what came again. */
   readonly runs = new Map<string, Map<number, SeenEvent>>();
   repeats = 0;
-  facts: Record<string, any> | null = null;
+  facts: Record<string, unknown> | null = null;
   factsHash: string | null = null;
   catalog: { id: string; document: Buffer } | null = null;
   codeVersion = '0'.repeat(64);
@@ -187,8 +197,8 @@ export class TestControlPlane {
     if (run && request.method === 'POST') {
       const lines = (await body(request)).toString('utf8').split('\n').filter(Boolean);
       if (this.eventsStatus) return refuse(this.eventsStatus, 'REQUEST_INVALID');
-      let events = this.runs.get(run);
-      if (!events) this.runs.set(run, (events = new Map()));
+      const events = this.runs.get(run) ?? new Map<number, SeenEvent>();
+      this.runs.set(run, events);
       for (const line of lines) {
         const event = { ...JSON.parse(line), seenAt: Date.now() };
         if (events.has(event.sequence)) this.repeats++;
@@ -208,7 +218,10 @@ export class TestControlPlane {
     refuse: (status: number, code: string) => void,
   ): void {
     if (this.request) response.setHeader('callboard-run-request', `${this.request.id};mode=${this.request.mode}`);
-    if (!this.catalog) return refuse(404, 'CATALOG_NOT_RELEASED');
+    if (!this.catalog) {
+      refuse(404, 'CATALOG_NOT_RELEASED');
+      return;
+    }
     const etag = `"${this.catalog.id}.${this.plugins}.${this.runMode}"`;
     response.setHeader('etag', etag);
     response.setHeader('callboard-catalog', this.catalog.id);

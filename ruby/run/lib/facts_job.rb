@@ -11,10 +11,11 @@ class FactsJob
   def work(messages, _lifeline)
     trap('TERM', 'DEFAULT')
     PuppetSettings.start(@job)
-    Puppet::Util::Log.newdestination(:console) # that is stderr: the daemon's log
+    said = log_once
     Puppet::Node::Facts.indirection.terminus_class = :facter
     facts = Puppet::Node::Facts.indirection.find(Puppet[:certname], environment: Puppet.lookup(:current_environment))
     text = render(facts.values)
+    said.each { |message, times| warn "facts: #{message}#{" (#{times} times)" if times > 1}" }
     output = @job.fetch('output')
     File.open("#{output}.part", File::WRONLY | File::CREAT | File::TRUNC, 0o600) { |file| file.write(text) }
     File.rename("#{output}.part", output)
@@ -27,6 +28,16 @@ class FactsJob
   end
 
   private
+
+  # Facter says the same thing again for each fact that it concerns.
+  def log_once
+    said = Hash.new(0)
+    Puppet::Util::Log.newdesttype(:callboard_once) do
+      define_method(:handle) { |message| said["#{message.level}: #{message.message}"] += 1 }
+    end
+    Puppet::Util::Log.newdestination(:callboard_once)
+    said
+  end
 
   def render(values)
     JSON.generate(values)
