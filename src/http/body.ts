@@ -3,6 +3,7 @@
  * their limit (counted before *and* after decompression, so that a small bomb stays small), and give up on senders that
  * stall. On a refusal the request is left standing, not destroyed, so that its sender can be answered.
  */
+import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { promisify } from 'node:util';
 import { createGunzip, gunzip } from 'node:zlib';
@@ -38,6 +39,8 @@ export interface LineOptions {
 
 /** What carries a body: a Fastify request, or what a content-type parser is given. */
 export type BodySource = Pick<FastifyRequest, 'headers'> & { raw: Readable };
+
+const DRAIN_LOOK_MS = 20;
 
 /** Bytes of bodies that are being read into memory at this moment. */
 let heldBytes = 0;
@@ -107,21 +110,20 @@ export async function* readLines(request: BodySource, options: LineOptions): Asy
 }
 
 /**
- * Reads off what a handler left unread of a body, so that the sender sees the answer and the connection can be used again. Who
- * sends on and on, or not at all, is hung up on.
+ * Has what a handler left unread of a body read off, so that the sender sees the answer and the connection can be used again.
+ * Who sends on and on is hung up on. Node throws the bytes away before anybody could count them, so the socket's own count
+ * is looked at.
  */
-export function drainBody(raw: Readable & { complete?: boolean }): void {
-  if (raw.readableEnded || raw.destroyed || raw.complete !== false) return;
-  let bytes = 0;
-  const hangUp = (): void => {
-    raw.destroy();
-  };
-  const timer = setTimeout(hangUp, BODY_DRAIN_MAX_MS);
-  raw.on('data', (chunk: Buffer) => {
-    bytes += chunk.length;
-    if (bytes > BODY_DRAIN_BYTES_MAX) hangUp();
-  });
-  raw.on('close', () => clearTimeout(timer));
+export function drainBody(raw: IncomingMessage): void {
+  if (raw.complete !== false || raw.readableEnded || raw.destroyed) return;
+  const { socket } = raw;
+  const until = performance.now() + BODY_DRAIN_MAX_MS;
+  const bytesMax = socket.bytesRead + BODY_DRAIN_BYTES_MAX;
+  const timer = setInterval(() => {
+    if (raw.complete || socket.destroyed) clearInterval(timer);
+    else if (socket.bytesRead > bytesMax || performance.now() > until) socket.destroy();
+  }, DRAIN_LOOK_MS);
+  socket.once('close', () => clearInterval(timer));
   raw.on('error', () => {});
   raw.resume();
 }
