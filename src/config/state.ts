@@ -5,6 +5,7 @@
  * between is put back.
  */
 import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { link, mkdir, readFile, realpath, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -82,13 +83,29 @@ async function holderOf(text: string): Promise<number | undefined> {
   return (await describeProcess(pid)) === text ? pid : undefined;
 }
 
+/** Whether a process runs: one that ended and that its parent has not taken note of (a zombie) does not. */
+export function isRunning(pid: number): boolean {
+  try {
+    return !ENDED.has(statFields(readFileSync(`/proc/${pid}/stat`, 'utf8'))[0]!);
+  } catch {
+    return false;
+  }
+}
+
+const ENDED = new Set(['Z', 'X']);
+
+/** The fields of a stat file from the 3rd, the state, on. The 2nd is the name, in brackets, and may hold anything. */
+function statFields(stat: string): string[] {
+  return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+}
+
 /** A process for all time: its pid, when it started in ticks since the machine did, and which start of the machine that was. */
 async function describeProcess(pid: number): Promise<string | undefined> {
   try {
     const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
-    // The name, in brackets, may hold anything; after it come the state (3rd field) and, 22nd, the start.
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    if (fields[0] === 'Z' || fields[0] === 'X') return undefined;
+    // The 22nd field is the start.
+    const fields = statFields(stat);
+    if (ENDED.has(fields[0]!)) return undefined;
     const boot = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
     return `${pid}\n${fields[19]}\n${boot}\n`;
   } catch {

@@ -12,6 +12,7 @@ import { randomInt } from 'node:crypto';
 import { hostname } from 'node:os';
 import pg from 'pg';
 import type { Logger } from 'pino';
+import { isRunning } from '../config/state.ts';
 
 /** How often the dead are looked for. */
 const REAP_INTERVAL_MS = 5_000;
@@ -77,7 +78,7 @@ export async function registerProcess(options: {
   const { pool, id, services, logger } = options;
   // Below 2^53: it passes through JavaScript's numbers.
   const lockKey = randomInt(2 ** 47) + 2 ** 48;
-  const here = { host: hostname(), isAlive };
+  const here = { host: hostname(), isAlive: isRunning };
   let client: pg.Client | undefined;
   let timer: NodeJS.Timeout | undefined;
   let wait = RECONNECT_MIN_MS;
@@ -246,12 +247,3 @@ async function freeJobs(session: pg.Pool | pg.Client, workerIds: string[]): Prom
 /** Jobs that failed for good after a newer one had taken their key: nobody can ever ask for them again. */
 const SWEEP = `delete from graphile_worker._private_jobs
   where key is null and locked_at is null and attempts >= max_attempts`;
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
-}

@@ -243,7 +243,7 @@ export async function startQueue(options: QueueOptions): Promise<Queue> {
       noHandleSignals: true,
       gracefulShutdownAbortTimeout: ABORT_AFTER_MS,
       parsedCronItems: [],
-      logger: graphileLogger(logger.child({ job: name })),
+      logger: graphileLogger(logger.child({ job: name }), stop.signal),
       // Without batches of results (of one tick) a failure to write one is an unhandled rejection: the end of the process.
       preset: { worker: { completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
       taskList: {
@@ -288,8 +288,11 @@ export async function startQueue(options: QueueOptions): Promise<Queue> {
   };
 }
 
-/** graphile-worker tells every job at level info; to us that is detail. */
-function graphileLogger(logger: Logger): GraphileLogger {
+/**
+ * graphile-worker tells every job at level info; to us that is detail. While we stop, so is every failure: aborted jobs fail,
+ * and are given back.
+ */
+function graphileLogger(logger: Logger, stop: AbortSignal): GraphileLogger {
   const levels: Record<LogLevel, 'error' | 'warn' | 'debug' | 'trace'> = {
     error: 'error',
     warning: 'warn',
@@ -297,6 +300,6 @@ function graphileLogger(logger: Logger): GraphileLogger {
     debug: 'trace',
   };
   return new GraphileLogger((scope) => (level, message) => {
-    logger[levels[level as LogLevel] ?? 'debug']({ worker: scope.workerId }, message);
+    logger[stop.aborted ? 'debug' : levels[level as LogLevel]]({ worker: scope.workerId }, message);
   });
 }
