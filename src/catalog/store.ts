@@ -7,7 +7,7 @@ import { type Catalog, checkedCatalogId } from '../model/catalog.ts';
 import { CallboardError } from '../model/errors.ts';
 import type { CatalogHash, Certname, ContentHash, EnvironmentName } from '../model/ids.ts';
 import { CATALOG_BYTES_MAX } from '../model/limits.ts';
-import { type Queries, row, type Transaction } from '../postgres/database.ts';
+import { type Queries, row, rows, type Transaction } from '../postgres/database.ts';
 import { type CatalogKeys, openSealed, seal, unzipped } from './seal.ts';
 
 export interface NewCatalog {
@@ -107,4 +107,54 @@ async function insertReferences(tx: Transaction, id: CatalogHash, contents: Cont
 
 async function sealedDocument(db: Queries, id: CatalogHash): Promise<Buffer | undefined> {
   return (await row<{ document: Buffer }>(sql`select document from catalog where id = ${id}`, db))?.document;
+}
+
+/** What a node's catalogs are compared by. */
+export interface NodeCatalogs {
+  environment: string;
+  released_catalog: CatalogHash | null;
+  released_code_version: string | null;
+  /** The environment's newest, and whether the node was compiled under it; the catalog is null where that failed. */
+  newest_code_version: string | null;
+  compiled: boolean;
+  candidate: CatalogHash | null;
+  error: string | null;
+}
+
+/** Undefined where there is no such node. */
+export async function nodeCatalogs(db: Queries, certname: Certname): Promise<NodeCatalogs | undefined> {
+  return row<NodeCatalogs>(
+    sql`
+      select n.environment, n.released_catalog, n.released_code_version, e.code_version as newest_code_version,
+        k.certname is not null as compiled, k.catalog as candidate, p.error ->> 'message' as error
+      from node n
+        left join environment e on e.name = n.environment
+        left join compiled k on (k.certname, k.environment, k.code_version) = (n.certname, n.environment, e.code_version)
+        left join compile p on p.id = k.compile
+      where n.certname = ${certname}
+    `,
+    db,
+  );
+}
+
+/** The node's catalogs that begin with `prefix`, two at most, each with the code version it was last compiled under. */
+export async function nodeCatalogsByPrefix(
+  db: Queries,
+  certname: Certname,
+  prefix: string,
+): Promise<{ id: CatalogHash; code_version: string | null }[]> {
+  return rows(
+    sql`
+      select c.id, (
+        select k.code_version from compile k
+        where k.certname = c.certname and k.catalog = c.id
+        order by k.finished_at desc
+        limit 1
+      ) as code_version
+      from catalog c
+      where c.certname = ${certname} and starts_with(c.id, ${prefix})
+      limit 2
+    `,
+    db,
+  );
 }

@@ -55,6 +55,11 @@ export const ERRORS = {
   CODE_VERSION_AMBIGUOUS: [409, "More than one code version begins with '{value}'", 'Give more of its digits.'],
   CATALOG_NOT_FOUND: [404, "No catalog is called '{catalog}'", 'See the ids with: callboard node show'],
   CATALOG_NOT_RELEASED: [404, "No catalog is released to '{certname}'", 'Release one with: callboard release'],
+  CANDIDATE_MISSING: [
+    404,
+    "'{certname}' is not compiled under the newest code of '{environment}' yet",
+    'See what it waits for with: callboard node show',
+  ],
   CONTENT_NOT_FOUND: [404, "No content is called '{hash}'", 'It was never stored, or has been collected.'],
   DEPLOY_NOT_FOUND: [404, "No deploy is called '{id}'", 'Start one with: callboard code deploy'],
   CA_NOT_FOUND: [

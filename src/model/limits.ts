@@ -182,3 +182,11 @@ export const NODE_REQUEST_MAX_MS = 30_000;
 export const WAKEUPS_SILENCE_MAX_MS = 45_000;
 /** Longest wait between two tries to reach the control plane. */
 export const NODE_BACKOFF_MAX_MS = 60_000;
+/** A text that is compared line by line; of larger ones only size and hash are told. */
+export const DIFF_TEXT_BYTES_MAX = 256 * KiB;
+/** Pieces of content read for one comparison; a module with more changed files is better looked at with git. */
+export const DIFF_CONTENTS_MAX = 1000;
+/** Bytes of content read for one comparison. */
+export const DIFF_CONTENT_BYTES_MAX = 32 * MiB;
+/** Time spent on line by line comparison of one pair of catalogs, during which the process does nothing else. */
+export const DIFF_TIME_MAX_MS = 500;
