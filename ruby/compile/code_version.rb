@@ -23,6 +23,10 @@ module Callboard
       end
     end
 
+    CORE_FUNCTIONS = Dir.glob('puppet/functions/**/*.rb', base: $LOAD_PATH.find do |path|
+      File.file?(File.join(path, 'puppet/functions/include.rb'))
+    end).map { |file| file.delete_prefix('puppet/functions/').delete_suffix('.rb').gsub('/', '::') }.freeze
+
     attr_reader :directory, :name
 
     def initialize(name, directory)
@@ -41,11 +45,16 @@ module Callboard
       end
     end
 
-    # What a compile would find out first and what running no code of a module can tell: modules and their loaders.
+    # What every compile would find out and load first, and what no module has a part in: the list of modules, their loaders,
+    # Puppet's own functions. Those take their scope from the compile that calls them.
     def prepare
       Puppet.override(environments: self, current_environment: environment) do
         environment.modules
-        Puppet::Pops::Loaders.new(environment)
+        loaders = Puppet::Pops::Loaders.new(environment)
+        Puppet.override(loaders: loaders) do
+          loaders.pre_load
+          CORE_FUNCTIONS.each { |name| load_function(loaders, name) }
+        end
       end
     end
 
@@ -68,6 +77,14 @@ module Callboard
     end
 
     def clear_all; end
+
+    # Functions that need a library which is not here (hocon, eyaml) say so when they are called.
+    def load_function(loaders, name)
+      loaders.puppet_system_loader.load(:function, name)
+    rescue StandardError, LoadError
+      nil
+    end
+    private :load_function
 
     # `text` with the directory cut off: "/state/code/1a2b/site.pp" becomes "site.pp".
     def relative(text)

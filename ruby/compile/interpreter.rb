@@ -140,7 +140,11 @@ module Callboard
     # The control plane hung up: nobody waits for this catalog any more.
     def end_with(lines)
       Thread.new do
-        lines.io.read(1)
+        begin
+          lines.io.read(1)
+        rescue IOError, SystemCallError
+          nil
+        end
         ProcessGuard.end_group(Process.pid)
         exit!(1)
       end

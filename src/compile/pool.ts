@@ -43,6 +43,12 @@ export interface CompilePoolOptions extends ParentOptions {
   note?: (message: string, detail: Record<string, unknown>) => void;
 }
 
+/** What one compile may take; what is not said is the pool's. */
+export interface CompileLimits {
+  timeMaxMs?: number;
+  memoryMaxBytes?: number;
+}
+
 /** Something is wrong with a process, not with the code that it compiled. */
 class Trouble extends Error {}
 
@@ -80,15 +86,15 @@ export class CompilePool {
    * Compiles. Throws WORKER_FAILED where Ruby or Puppet cannot be run, BUSY where too many wait, and the signal's reason
    * when it is aborted.
    */
-  async compile(request: CompileRequest, signal?: AbortSignal): Promise<CompileResult> {
+  async compile(request: CompileRequest, signal?: AbortSignal, limits: CompileLimits = {}): Promise<CompileResult> {
     await this.#turn(signal);
     try {
       try {
-        return await this.#attempt(request, signal);
+        return await this.#attempt(request, limits, signal);
       } catch (error) {
         if (!(error instanceof Trouble) || this.#closed) throw error;
         this.#note('a compile is tried again', { certname: request.certname, reason: error.message });
-        return await this.#attempt(request, signal);
+        return await this.#attempt(request, limits, signal);
       }
     } catch (error) {
       if (!(error instanceof Trouble)) throw error;
@@ -141,14 +147,23 @@ export class CompilePool {
     throw new CallboardError('WORKER_FAILED', { reason: 'it is being stopped' });
   }
 
-  async #attempt(request: CompileRequest, signal: AbortSignal | undefined): Promise<CompileResult> {
+  async #attempt(
+    request: CompileRequest,
+    limits: CompileLimits,
+    signal: AbortSignal | undefined,
+  ): Promise<CompileResult> {
     const interpreter = await this.#interpreter(request.environment, request.codeDirectory);
     const reception = await this.#reception!;
     interpreter.running += 1;
     interpreter.usedAt = Date.now();
     const expected = reception.expect();
     const fork = interpreter.fork(expected.token, REQUEST_BYTES_MAX);
-    const watch = new Watch(fork, this.#timeMaxMs, this.#memoryMaxBytes, signal);
+    const watch = new Watch(
+      fork,
+      limits.timeMaxMs ?? this.#timeMaxMs,
+      limits.memoryMaxBytes ?? this.#memoryMaxBytes,
+      signal,
+    );
     try {
       const answer = await watch.during(expected.arrival.then((connection) => converse(connection, request)));
       if (answer.header.parsed.length > 0) {
@@ -305,8 +320,12 @@ class Watch {
     // The process may end right after its answer: the end alone decides nothing, an answer that is not there does.
     const died = this.#fork.ended.then(async (end) => (await withinTime(answer, 1000)) ?? explainEnd(end));
     const first = await Promise.race([answer, died, this.#trouble.promise]);
-    if (first === null) return (await Promise.race([died, this.#trouble.promise])) as Answer;
-    return first as Answer;
+    if (first !== null) return first;
+    const hungUp = withinTime(died, 1000).then((end) => {
+      if (end === undefined) throw new Trouble("The compile's process hung up before it gave a result");
+      return end;
+    });
+    return Promise.race([hungUp, this.#trouble.promise]);
   }
 
   stop(): void {

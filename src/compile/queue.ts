@@ -8,9 +8,9 @@ import type { Transaction } from '../postgres/database.ts';
 import { enqueueSelected, PRIORITY } from '../postgres/queue.ts';
 import { asJobs, wantedCompiles } from './store.ts';
 
-/** A node's catalogs: under its environment's newest code version, and under the one released to it. */
-export async function queueCompiles(tx: Transaction, certname: Certname, trigger: string): Promise<void> {
-  const wanted = sql`select * from (${wantedCompiles()}) as wanted where certname = ${certname}`;
+/** A node's catalogs, or several nodes': under the environment's newest code version, and under the one released to each. */
+export async function queueCompiles(tx: Transaction, certname: Certname | Certname[], trigger: string): Promise<void> {
+  const wanted = sql`select * from (${wantedCompiles()}) as wanted where certname = any(${[certname].flat()}::text[])`;
   await enqueueSelected(tx, 'compile', asJobs(wanted, trigger), { priority: PRIORITY.facts });
 }
 
