@@ -7,7 +7,7 @@ import { extensionsText, splitFacts } from '../model/facts.ts';
 import { parseCertname, parseContentHash, parseEnvironmentName } from '../model/ids.ts';
 import { FACTS_BYTES_MAX } from '../model/limits.ts';
 import type { Database } from '../postgres/database.ts';
-import { factRenewals, type QueueCompiles, submitFacts } from './submission.ts';
+import { factsIntake, type QueueCompiles } from './submission.ts';
 
 export interface FactsDeps {
   db: Database;
@@ -16,7 +16,7 @@ export interface FactsDeps {
 
 export function factsRoutes(deps: FactsDeps): Routes {
   return (app) => {
-    const renewals = factRenewals(deps.db, deps.queueCompiles);
+    const intake = factsIntake(deps.db, deps.queueCompiles);
     app.put(
       '/node/v1/nodes/:certname/facts',
       {
@@ -46,14 +46,14 @@ export function factsRoutes(deps: FactsDeps): Routes {
         const extensions = extensionsText(request.identity.extensions);
 
         if (hasBody(request.headers)) {
-          const facts = splitFacts(await readBody(request, { max: FACTS_BYTES_MAX, gzip: true }));
-          const changed = await submitFacts(deps.db, deps.queueCompiles, certname, facts, environment, extensions);
-          return reply.header('etag', `"${facts.hash}"`).send({ facts: facts.hash, changed });
+          const { hash, stable, volatile } = splitFacts(await readBody(request, { max: FACTS_BYTES_MAX, gzip: true }));
+          const changed = await intake.submit({ certname, facts: hash, stable, volatile, environment, extensions });
+          return reply.header('etag', `"${hash}"`).send({ facts: hash, changed });
         }
         const named = request.headers['if-none-match'];
         if (named === undefined) throw new CallboardError('FACTS_NEEDED');
         const facts = parseContentHash(named.replace(/^(?:W\/)?"(.*)"$/, '$1'));
-        if (!(await renewals.renew({ certname, facts, environment, extensions })))
+        if (!(await intake.renew({ certname, facts, environment, extensions })))
           throw new CallboardError('FACTS_NEEDED');
         return reply.code(304).header('etag', `"${facts}"`).send(null);
       },

@@ -2,61 +2,94 @@
  * What a submission of facts makes necessary. Whether it is the first, repeats the last, or comes twice at once, the end is
  * the same: the stored facts are the submitted ones, and a compile is queued for every change of what a compile starts from.
  */
-import type { SplitFacts } from '../model/facts.ts';
 import type { Certname } from '../model/ids.ts';
+import {
+  FACTS_BATCH_BYTES_MAX,
+  FACTS_BATCH_MAX,
+  FACTS_WAITING_BYTES_MAX,
+  FACTS_WAITING_MAX,
+  RENEWALS_BATCH_MAX,
+  RENEWALS_WAITING_MAX,
+} from '../model/limits.ts';
 import type { Database, Transaction } from '../postgres/database.ts';
-import { Renewals } from './renewals.ts';
-import { type Before, renewMoved, renewUnchanged, storeFacts } from './store.ts';
+import { Batches } from './batches.ts';
+import { type Change, type Renewal, renewMoved, renewUnchanged, type Submission, storeSubmissions } from './store.ts';
 
-/** Queues the compiles of a node, in the transaction that makes them necessary. */
-export type QueueCompiles = (tx: Transaction, certname: Certname, trigger: string) => Promise<void>;
+/** Queues the compiles of nodes, in the transaction that makes them necessary. */
+export type QueueCompiles = (tx: Transaction, certnames: Certname[], trigger: string) => Promise<void>;
 
-/** Why a whole submission queues compiles, as a sentence; undefined when it does not. */
-export function submissionTrigger(
-  before: Before | undefined,
-  now: { facts: string; environment: string; extensions: string },
-): string | undefined {
-  return trigger({
-    facts_changed: before?.facts !== now.facts,
-    environment_changed: before !== undefined && before.requested_environment !== now.environment,
-    extensions_changed: before !== undefined && before.extensions !== now.extensions,
-  });
+export interface FactsIntake {
+  /** Stores a whole document; true when its hash is another than the node's last. */
+  submit(submission: Submission): Promise<boolean>;
+  /** True once it is stored that the facts are the same; false where the stored ones are others. */
+  renew(renewal: Renewal): Promise<boolean>;
 }
 
-function trigger(changed: {
-  facts_changed?: boolean;
-  environment_changed: boolean;
-  extensions_changed: boolean;
-}): string | undefined {
+export function factsIntake(db: Database, queueCompiles: QueueCompiles): FactsIntake {
+  const submissions = new Batches<Submission, boolean>(
+    {
+      batchMax: FACTS_BATCH_MAX,
+      batchBytesMax: FACTS_BATCH_BYTES_MAX,
+      waitingMax: FACTS_WAITING_MAX,
+      waitingBytesMax: FACTS_WAITING_BYTES_MAX,
+    },
+    (batch) =>
+      twice(() =>
+        db.transaction().execute(async (tx) => {
+          const changes = await storeSubmissions(tx, batch);
+          await queueChanged(tx, queueCompiles, changes);
+          return new Map(changes.map((change) => [change.certname, change.facts_changed]));
+        }),
+      ),
+  );
+  const renewals = new Batches<Renewal, boolean>(
+    {
+      batchMax: RENEWALS_BATCH_MAX,
+      batchBytesMax: Number.POSITIVE_INFINITY,
+      waitingMax: RENEWALS_WAITING_MAX,
+      waitingBytesMax: Number.POSITIVE_INFINITY,
+    },
+    async (batch) => {
+      const results = new Map(batch.map(({ certname }) => [certname, false]));
+      for (const certname of await twice(() => renewUnchanged(db, batch))) results.set(certname, true);
+      const others = batch.filter(({ certname }) => !results.get(certname));
+      if (others.length === 0) return results;
+      const moved = await twice(() =>
+        db.transaction().execute(async (tx) => {
+          const changes = await renewMoved(tx, others);
+          await queueChanged(tx, queueCompiles, changes);
+          return changes;
+        }),
+      );
+      for (const { certname } of moved) results.set(certname, true);
+      return results;
+    },
+  );
+  return {
+    submit: (submission) => submissions.add(submission, 2 * (submission.stable.length + submission.volatile.length)),
+    renew: (renewal) => renewals.add(renewal),
+  };
+}
+
+/** Why a submission queues compiles, as a sentence; undefined when it does not. */
+export function triggerOf(change: Omit<Change, 'certname'>): string | undefined {
   const whats = [
-    changed.facts_changed && 'facts',
-    changed.environment_changed && 'environment',
-    changed.extensions_changed && 'certificate extensions',
-  ].filter((what) => typeof what === 'string');
+    change.facts_changed && 'facts',
+    change.environment_changed && 'environment',
+    change.extensions_changed && 'certificate extensions',
+  ].filter((what) => what !== false);
   return whats.length > 0 ? `${whats.join(' and ')} changed` : undefined;
 }
 
-/** Stores a whole document; true when its hash is another than the node's last. */
-export async function submitFacts(
-  db: Database,
-  queueCompiles: QueueCompiles,
-  certname: Certname,
-  facts: SplitFacts,
-  environment: string,
-  extensions: string,
-): Promise<boolean> {
-  const store = (): Promise<boolean> =>
-    db.transaction().execute(async (tx) => {
-      const before = await storeFacts(tx, certname, facts, environment, extensions);
-      const why = submissionTrigger(before, { facts: facts.hash, environment, extensions });
-      if (why) await queueCompiles(tx, certname, why);
-      return before?.facts !== facts.hash;
-    });
-  try {
-    return await store();
-  } catch (error) {
-    if (!PASSING.has((error as { code?: string }).code ?? '')) throw error;
-    return store();
+async function queueChanged(tx: Transaction, queueCompiles: QueueCompiles, changes: Change[]): Promise<void> {
+  const byTrigger = Map.groupBy(changes, triggerOf);
+  for (const [trigger, changed] of byTrigger) {
+    if (trigger === undefined) continue;
+    await queueCompiles(
+      tx,
+      changed.map((change) => change.certname),
+      trigger,
+    );
   }
 }
 
@@ -66,19 +99,11 @@ export async function submitFacts(
  */
 const PASSING = new Set(['23503', '40P01']);
 
-/** Renewals of unchanged facts, in batches; where environment or certificate changed, compiles are queued with them. */
-export function factRenewals(db: Database, queueCompiles: QueueCompiles): Renewals {
-  return new Renewals(async (batch) => {
-    const renewed = new Set(await renewUnchanged(db, batch));
-    const others = batch.filter((renewal) => !renewed.has(renewal.certname));
-    if (others.length === 0) return renewed;
-    await db.transaction().execute(async (tx) => {
-      for (const moved of await renewMoved(tx, others)) {
-        const why = trigger(moved);
-        if (why) await queueCompiles(tx, moved.certname, why);
-        renewed.add(moved.certname);
-      }
-    });
-    return renewed;
-  });
+async function twice<Result>(work: () => Promise<Result>): Promise<Result> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!PASSING.has((error as { code?: string }).code ?? '')) throw error;
+    return work();
+  }
 }

@@ -11,10 +11,16 @@ export const FACT_NAMES_MAX = 10_240;
 export const FACT_NAME_BYTES_MAX = 2560;
 /** Renewals of unchanged facts stored by one statement; larger ones bring no more throughput and hold locks longer. */
 export const RENEWALS_BATCH_MAX = 500;
-/** Statements of renewals under way at once: while one waits for the disk, the next is worked on. */
-export const RENEWAL_BATCHES_AT_ONCE_MAX = 2;
 /** Renewals that wait for a batch: some seconds of a whole fleet. Beyond, nodes are told to come again. */
 export const RENEWALS_WAITING_MAX = 20_000;
+/** Facts documents stored by one transaction, by number and by size; a single one may be larger. */
+export const FACTS_BATCH_MAX = 64;
+export const FACTS_BATCH_BYTES_MAX = 4 * MiB;
+/** Facts documents that wait for a batch, by number and by size: some seconds of a fleet that was re-imaged. */
+export const FACTS_WAITING_MAX = 5_000;
+export const FACTS_WAITING_BYTES_MAX = 256 * MiB;
+/** Batches of each kind under way at once: while one waits for the disk, the next is worked on. */
+export const FACTS_BATCHES_AT_ONCE_MAX = 2;
 /** JSON nested deeper than this is refused; real facts stay below 12. */
 export const JSON_DEPTH_MAX = 100;
 /** One request of run events; a node with more sends several. */

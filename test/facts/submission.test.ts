@@ -38,15 +38,12 @@ beforeEach(async () => {
   await database.pool.query('select graphile_worker.complete_jobs(array(select id from graphile_worker.jobs))');
 });
 
-async function queueCompiles(tx: Transaction, certname: string, trigger: string): Promise<void> {
+async function queueCompiles(tx: Transaction, certnames: string[], trigger: string): Promise<void> {
   await atQueue();
-  const key = `compile:production:0:${certname}`;
-  await enqueue(
-    tx,
-    'compile',
-    { certname, environment: 'production', code_version: '0', trigger },
-    { key, priority: PRIORITY.facts },
-  );
+  for (const certname of certnames) {
+    const job = { certname, environment: 'production', code_version: '0', trigger };
+    await enqueue(tx, 'compile', job, { key: `compile:production:0:${certname}`, priority: PRIORITY.facts });
+  }
 }
 
 interface Submission {

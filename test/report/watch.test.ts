@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { connect } from 'node:net';
 import { pino } from 'pino';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { type App, buildApp, closeApp } from '../../src/http/app.ts';
+import { type App, buildApp } from '../../src/http/app.ts';
 import type { Identity } from '../../src/http/identity.ts';
 import { parseCertname } from '../../src/model/ids.ts';
 import { type Listener, notify, startListener } from '../../src/postgres/listen.ts';
@@ -31,7 +31,7 @@ beforeAll(async () => {
   address = await app.listen({ port: 0, host: '127.0.0.1' });
 });
 afterAll(async () => {
-  await closeApp(app, 1000);
+  await app.close();
   await listener.close();
 });
 
