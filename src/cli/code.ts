@@ -95,7 +95,7 @@ async function follow(api: ApiClient, id: string, say: (text: string) => void): 
   let told = 0;
   for (;;) {
     const deploy = await api.get<Deploy>(`/api/v1/deploys/${id}`);
-    say(deploy.log.slice(told));
+    if (deploy.log.length > told) say(deploy.log.slice(told));
     told = deploy.log.length;
     if (deploy.state !== 'queued' && deploy.state !== 'running') return deploy;
     if (Date.now() > deadline) throw new Error(`deploy ${id} is still ${deploy.state}; see: GET /api/v1/deploys/${id}`);
