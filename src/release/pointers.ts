@@ -174,8 +174,8 @@ export async function rollback(
 export interface PinOutcome {
   release: string;
   certname: Certname;
-  catalog: CatalogHash | null;
-  code_version: CodeVersionHash | null;
+  catalog: CatalogHash;
+  code_version: CodeVersionHash;
 }
 
 /** Sets a node's pointer to one of its catalogs (its id or the beginning of it), where it stays until unpinned. */
@@ -219,23 +219,24 @@ export async function unpin(
     const node = (await store.nodeState(tx, wish.certname))!;
     if (!node.pinned) throw new CallboardError('NOTHING_TO_RELEASE', { reason: `${wish.certname} is not pinned` });
     const state = await knownEnvironment(tx, environment);
-    const move = moveAfterUnpin(state, node, await store.lastCompiles(tx, wish.certname, environment));
+    const compiles = await store.lastCompiles(tx, wish.certname, environment);
+    // A node that stays where it is has a move all the same: its history tells who lifted the pin.
+    const move = moveAfterUnpin(state, node, compiles) ?? {
+      certname: wish.certname,
+      catalog: node.released_catalog!,
+      code_version: node.released_code_version!,
+    };
     const id = await store.insertRelease(tx, {
       kind: 'unpin',
       environment,
-      codeVersion: move?.code_version ?? node.released_code_version,
+      codeVersion: move.code_version,
       requestedBy: wish.requestedBy,
     });
     await store.setPinned(tx, wish.certname, false);
-    await store.movePointers(tx, 'unpin', id, move ? [move] : []);
+    await store.movePointers(tx, 'unpin', id, [move]);
     await queue.queueCompiles(tx, wish.certname, 'unpinned');
-    await tell(tx, id, environment, move ? [move] : []);
-    return {
-      release: id,
-      certname: wish.certname,
-      catalog: move?.catalog ?? node.released_catalog,
-      code_version: move?.code_version ?? node.released_code_version,
-    };
+    await tell(tx, id, environment, [move]);
+    return { release: id, certname: wish.certname, catalog: move.catalog, code_version: move.code_version };
   });
 }
 

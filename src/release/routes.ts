@@ -17,13 +17,12 @@ const Hash = Type.String();
 const Named = Type.Array(Certname, { minItems: 1, maxItems: NODES_NAMED_MAX });
 const Nodes = Type.Union([Named, Type.Literal('all')]);
 const Skipped = Type.Array(Type.Object({ certname: Certname, reason: Type.String() }));
-const NullableHash = Type.Union([Hash, Type.Null()]);
 const Params = Type.Object({ certname: Certname });
 const Pinned = Type.Object({
   release: Type.String(),
   certname: Certname,
-  catalog: NullableHash,
-  code_version: NullableHash,
+  catalog: Hash,
+  code_version: Hash,
 });
 
 export interface ReleaseRoutesDeps {
