@@ -28,7 +28,9 @@ export interface FleetMeasured extends FleetResult {
 export interface Fleet {
   port: number;
   ca: string;
+  /** An operator's. */
   token: string;
+  nodes: { certname: string; certificatePem: string; privateKeyPem: string }[];
   pool: pg.Pool;
   /** Each node asks again as soon as it is answered; `module` says what, see fleet-client.ts. */
   load(module: URL, seconds: number, connections?: number): Promise<FleetMeasured>;
@@ -75,6 +77,7 @@ export async function startFleet(nodes: number): Promise<Fleet> {
     port,
     ca: ca.certificatePem,
     token,
+    nodes: issued,
     pool,
     async load(module, seconds, connections = nodes) {
       const order: FleetOrder = {
