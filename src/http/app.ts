@@ -28,7 +28,7 @@ import {
 } from '../model/limits.ts';
 import type { Audit } from './audit.ts';
 import { drainBody, readBody } from './body.ts';
-import { addDescription } from './describe.ts';
+import { addDescription, descriptionRoutes } from './describe.ts';
 import type { Identify } from './identify.ts';
 import { type Access, ANONYMOUS, type Identity, identityName, mayUse } from './identity.ts';
 import { parseJsonBody } from './json-body.ts';
@@ -130,7 +130,8 @@ export async function buildApp(options: AppOptions): Promise<App> {
     throw new CallboardError('ROUTE_NOT_FOUND', { path: pathOf(request) });
   });
   await addDescription(app);
-  for (const mount of options.rooms) await app.register(async (scope) => mount(scope as unknown as App));
+  for (const mount of [...options.rooms, descriptionRoutes])
+    await app.register(async (scope) => mount(scope as unknown as App));
   return app;
 
   /** A URL that cannot be decoded reaches no route; strangers are told no more about it than about any other. */
