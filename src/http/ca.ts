@@ -24,25 +24,24 @@ import {
   type IssueOptions,
   makeCaCertificate,
   makeCertificate,
-  makeCrl,
   newKeys,
-  normalSerial,
-  pemBlocks,
   privateKeyPem,
-  readCrl,
   readSigner,
   type Signer,
 } from './certificate.ts';
+import { makeCrl, normalSerial, type RevocationList, readCrl, revocation } from './crl.ts';
+import { pemBlocks } from './pem.ts';
 
+const DAY_MS = 24 * 3600_000;
 /** A server's certificate is made anew when less than this is left of it. */
-const SERVER_RENEW_MS = 60 * 24 * 3600_000;
+const SERVER_RENEW_MS = 60 * DAY_MS;
 const SERVER_DAYS = 2 * 365;
 const LOCK_WAIT_MAX_S = 30;
 /** How often the list's file is looked at, where the file system tells nothing. */
 const CRL_LOOK_MS = 1000;
 const MAINTAIN_MS = 3600_000;
 /** An expired list cuts agents off, so it is signed anew when half of its time is gone. */
-const CRL_LEFT_MIN_MS = (CRL_DAYS / 2) * 24 * 3600_000;
+const CRL_LEFT_MIN_MS = (CRL_DAYS / 2) * DAY_MS;
 
 export interface Issued {
   certname: Certname;
@@ -97,7 +96,7 @@ export class Ca {
     this.#signer = signer;
     this.#crlFile = join(directory, 'ca_crl.pem');
     // Here a list that cannot be read throws: a CA that starts without knowing whom it revoked would let them all in.
-    this.#revoked = new Set(this.#ownCrl().revoked.keys());
+    this.#revoked = new Set(this.#ownCrl().entries.keys());
   }
 
   /**
@@ -274,23 +273,24 @@ export class Ca {
     return { cert: certificatePem + chain, key };
   }
 
-  #ownCrl(): ReturnType<typeof readCrl> {
-    const lists = pemBlocks(this.crlPem(), 'X509 CRL').map(readCrl);
-    const own = lists.find((list) => list.issuer === this.#signer.certificate.subject);
-    if (!own)
-      throw new CallboardError('CA_DAMAGED', {
-        directory: this.directory,
-        reason: 'ca_crl.pem has no list of its own',
-      });
-    return own;
+  #lists(): RevocationList[] {
+    return pemBlocks(this.crlPem(), 'X509 CRL').map(readCrl);
+  }
+
+  #ownCrl(): RevocationList {
+    const own = this.#lists().find((list) => list.issuer.equals(this.#signer.name));
+    if (own) return own;
+    throw new CallboardError('CA_DAMAGED', { directory: this.directory, reason: 'ca_crl.pem has no list of its own' });
   }
 
   /** Under the lock: the list with `serials` added. Lists of other CAs in the file stay as they are. */
   async #writeCrl(serials: string[]): Promise<void> {
-    const list = this.#ownCrl();
-    for (const serial of serials) if (!list.revoked.has(serial)) list.revoked.set(serial, new Date());
-    const own = await makeCrl(this.#signer, list.number + 1, list.revoked);
-    const others = pemBlocks(this.crlPem(), 'X509 CRL').filter((block) => readCrl(block).issuer !== list.issuer);
+    const { number, entries } = this.#ownCrl();
+    for (const serial of serials) if (!entries.has(serial)) entries.set(serial, revocation(serial, new Date()));
+    const own = signList(this.#signer, number + 1n, entries);
+    const others = pemBlocks(this.crlPem(), 'X509 CRL').filter(
+      (block) => !readCrl(block).issuer.equals(this.#signer.name),
+    );
     await replaceFile(this.#crlFile, own + others.join(''), 0o644);
     this.#readRevoked();
   }
@@ -300,7 +300,7 @@ export class Ca {
       const { mtimeMs, ino, size } = statSync(this.#crlFile);
       const stamp = `${ino}:${mtimeMs}:${size}`;
       if (stamp === this.#crlStamp) return;
-      this.#revoked = new Set(this.#ownCrl().revoked.keys());
+      this.#revoked = new Set(this.#ownCrl().entries.keys());
       this.#crlStamp = stamp;
     } catch {
       // A list that cannot be read changes nothing: what is revoked stays revoked.
@@ -316,11 +316,18 @@ async function createCa(directory: string): Promise<void> {
   const pem = `${certificate.toString('pem')}\n`;
   const signer = await readSigner(pem, key);
   await replaceFile(join(directory, 'ca_key.pem'), key, 0o600);
-  await replaceFile(join(directory, 'ca_crl.pem'), await makeCrl(signer, 0, new Map()), 0o644);
+  await replaceFile(join(directory, 'ca_crl.pem'), signList(signer, 0n, new Map()), 0o644);
   await replaceFile(join(directory, 'serial'), '0002\n', 0o644);
   await replaceFile(join(directory, 'inventory.txt'), inventoryLine(certificate, name), 0o644);
   // Last: with it the CA exists.
   await replaceFile(join(directory, 'ca_crt.pem'), pem, 0o644);
+}
+
+/** Valid from yesterday on, so that a node whose clock is late takes it. */
+function signList(signer: Signer, number: bigint, entries: Map<string, Buffer>): string {
+  const now = Date.now();
+  const nextUpdate = new Date(now + CRL_DAYS * DAY_MS);
+  return makeCrl(signer, { number, thisUpdate: new Date(now - DAY_MS), nextUpdate, entries });
 }
 
 /** Under the lock: the first of `count` serials that are ours, from the file `serial`, which Puppet keeps in hexadecimal. */

@@ -1,5 +1,5 @@
 /**
- * Certificates and revocation lists as Puppet's own CA makes them, on @peculiar/x509 and WebCrypto. Nothing here reads or
+ * Certificates as Puppet's own CA makes them, on @peculiar/x509 and WebCrypto. Nothing here reads or
  * writes files: `ca.ts` does.
  *
  * The CA's key is RSA, which every agent ever shipped accepts. The server's and the nodes' keys are P-256: a signature at
@@ -21,10 +21,10 @@ import {
   SubjectKeyIdentifierExtension,
   X509Certificate,
   X509CertificateGenerator,
-  X509Crl,
-  X509CrlGenerator,
 } from '@peculiar/x509';
 import { CallboardError } from '../model/errors.ts';
+import type { CrlSigner } from './crl.ts';
+import { der, derChildren, derContent, derWhole, IA5_STRING, readDer, UTF8_STRING } from './der.ts';
 import { extensionName, extensionOid, isPuppetOid } from './oids.ts';
 
 export type CryptoKey = webcrypto.CryptoKey;
@@ -37,14 +37,11 @@ export const CA_DAYS = 15 * 365;
 export const CRL_DAYS = 5 * 365;
 
 const NETSCAPE_COMMENT = '2.16.840.1.113730.1.13';
-const CRL_NUMBER = '2.5.29.20';
-/** The reason that Puppet's CA gives for every revocation: keyCompromise. */
-const REASON = 1;
 
 /** A CA's key, ready to sign. */
-export interface Signer {
+export interface Signer extends CrlSigner {
   certificate: X509Certificate;
-  key: CryptoKey;
+  signingKey: CryptoKey;
   algorithm: { name: string; hash: string };
 }
 
@@ -87,9 +84,26 @@ export async function readSigner(certificatePem: string, keyPem: string): Promis
       : { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256' };
   return {
     certificate,
-    key: (await crypto.subtle.importKey('pkcs8', der, algorithm, false, ['sign'])) as CryptoKey,
+    name: subjectOf(Buffer.from(certificate.rawData)),
+    keyId: await keyIdOf(certificate),
+    key,
+    signingKey: (await crypto.subtle.importKey('pkcs8', der, algorithm, false, ['sign'])) as CryptoKey,
     algorithm: { name: algorithm.name, hash: 'SHA-256' },
   };
+}
+
+/** The DER of a certificate's subject, as it is: OpenSSL compares the bytes of names. */
+function subjectOf(certificate: Buffer): Buffer {
+  const [tbs] = derChildren(readDer(certificate));
+  const fields = derChildren(tbs!);
+  // Behind a version that version 1 leaves out: serial, algorithm, issuer, validity, subject.
+  return derWhole(fields[fields[0]!.tag === 0xa0 ? 5 : 4]!);
+}
+
+/** The identifier that a certificate gives its key; where it gives none, the usual one. */
+async function keyIdOf(certificate: X509Certificate): Promise<Buffer> {
+  const own = certificate.getExtension(SubjectKeyIdentifierExtension);
+  return Buffer.from(own?.keyId ?? (await SubjectKeyIdentifierExtension.create(certificate.publicKey)).keyId, 'hex');
 }
 
 /** A self-signed CA certificate, valid from yesterday on, so that a clock that is late still accepts it. */
@@ -133,60 +147,19 @@ export async function makeCertificate(
     notBefore: new Date(Math.min(Date.now(), notAfter) - DAY_MS),
     notAfter: new Date(Math.min(notAfter, signer.certificate.notAfter.getTime())),
     publicKey,
-    signingKey: signer.key,
+    signingKey: signer.signingKey,
     signingAlgorithm: signer.algorithm,
     extensions: [
       new BasicConstraintsExtension(false, undefined, true),
       new ExtendedKeyUsageExtension([ExtendedKeyUsage.serverAuth, ExtendedKeyUsage.clientAuth], true),
       new KeyUsagesExtension(KeyUsageFlags.digitalSignature | KeyUsageFlags.keyEncipherment, true),
       await SubjectKeyIdentifierExtension.create(publicKey),
-      await AuthorityKeyIdentifierExtension.create(signer.certificate.publicKey),
+      new AuthorityKeyIdentifierExtension(signer.keyId.toString('hex')),
       new SubjectAlternativeNameExtension(names.map((value) => ({ type: isIP(value) ? 'ip' : 'dns', value }))),
       comment('Callboard certificate'),
       ...Object.entries(options.extensions ?? {}).map(([key, value]) => puppetExtension(key, value)),
     ],
   });
-}
-
-/** A revocation list with the given serials (hexadecimal) and when each was revoked, in PEM. */
-export async function makeCrl(signer: Signer, number: number, revoked: Map<string, Date>): Promise<string> {
-  const crl = await X509CrlGenerator.create({
-    issuer: signer.certificate.subjectName,
-    thisUpdate: new Date(Date.now() - DAY_MS),
-    nextUpdate: new Date(Date.now() + CRL_DAYS * DAY_MS),
-    entries: [...revoked].map(([serial, revocationDate]) => ({
-      serialNumber: serial.length % 2 ? `0${serial}` : serial,
-      revocationDate,
-      reason: REASON,
-    })),
-    extensions: [
-      await AuthorityKeyIdentifierExtension.create(signer.certificate.publicKey),
-      new Extension(CRL_NUMBER, false, derInteger(number)),
-    ],
-    signingAlgorithm: signer.algorithm,
-    signingKey: signer.key,
-  });
-  // The library's label is "CRL", which nobody else reads.
-  return pem('X509 CRL', Buffer.from(crl.rawData));
-}
-
-export interface RevocationList {
-  issuer: string;
-  number: number;
-  revoked: Map<string, Date>;
-  nextUpdate: Date | undefined;
-}
-
-/** What a revocation list in PEM says. */
-export function readCrl(text: string): RevocationList {
-  const crl = new X509Crl(pemBytes(text));
-  const number = crl.extensions.find((extension) => extension.type === CRL_NUMBER);
-  return {
-    issuer: crl.issuer,
-    number: number ? Number(BigInt(`0x${Buffer.from(number.value).subarray(2).toString('hex') || '0'}`)) : 0,
-    revoked: new Map(crl.entries.map((entry) => [normalSerial(entry.serialNumber), entry.revocationDate])),
-    nextUpdate: crl.nextUpdate,
-  };
 }
 
 /** Puppet's extensions of a certificate (DER), by the names that `trusted.extensions` uses. */
@@ -198,64 +171,32 @@ export function puppetExtensions(der: Buffer): Extensions {
   return found;
 }
 
-/** Serials are compared in lower-case hexadecimal without leading zeros. */
-export function normalSerial(hex: string): string {
-  return hex.toLowerCase().replace(/^0+(?=.)/, '');
-}
-
-/** The PEM blocks of a text with the given label. */
-export function pemBlocks(text: string, label: string): string[] {
-  return text.match(new RegExp(`-----BEGIN ${label}-----[^-]+-----END ${label}-----\n?`, 'g')) ?? [];
-}
-
-function pem(label: string, der: Buffer): string {
-  const lines = der.toString('base64').match(/.{1,64}/g) ?? [];
-  return `-----BEGIN ${label}-----\n${lines.join('\n')}\n-----END ${label}-----\n`;
-}
-
-function pemBytes(text: string): Buffer {
-  return Buffer.from(text.replace(/-----[^-]+-----|\s/g, ''), 'base64');
-}
-
 /** Puppet's CA writes names as UTF8Strings. */
 function commonName(name: string): Name {
   return new Name([{ CN: [{ utf8String: name }] }]);
 }
 
 function comment(text: string): Extension {
-  return new Extension(NETSCAPE_COMMENT, false, der(0x16, Buffer.from(text, 'latin1')));
+  return new Extension(NETSCAPE_COMMENT, false, der(IA5_STRING, Buffer.from(text, 'latin1')));
 }
 
 /** Puppet's CA writes the values of its extensions as DER UTF8Strings. */
 function puppetExtension(name: string, value: string): Extension {
   const oid = extensionOid(name);
   if (!oid) throw new CallboardError('EXTENSION_INVALID', { value: name });
-  return new Extension(oid, false, der(0x0c, Buffer.from(value, 'utf8')));
-}
-
-/** DER of one value: tag, length, bytes. */
-function der(tag: number, bytes: Buffer): Buffer<ArrayBuffer> {
-  const length: number[] = [];
-  if (bytes.length < 128) length.push(bytes.length);
-  else {
-    for (let rest = bytes.length; rest > 0; rest = Math.floor(rest / 256)) length.unshift(rest % 256);
-    length.unshift(0x80 | length.length);
-  }
-  return Buffer.from([tag, ...length, ...bytes]);
-}
-
-function derInteger(value: number): Buffer<ArrayBuffer> {
-  const hex = value.toString(16);
-  const bytes = Buffer.from(hex.length % 2 ? `0${hex}` : hex, 'hex');
-  return der(0x02, bytes[0]! & 0x80 ? Buffer.concat([Buffer.from([0]), bytes]) : bytes);
+  return new Extension(oid, false, der(UTF8_STRING, Buffer.from(value, 'utf8')));
 }
 
 /** The text of a DER string. Older CAs wrote some extensions as bare text: what is no DER string is taken as it is. */
 function derText(bytes: Buffer): string {
-  const isString = [0x0c, 0x13, 0x16, 0x14, 0x1a].includes(bytes[0] ?? 0);
-  if (!isString) return bytes.toString('utf8');
-  const short = bytes[1] ?? 0;
-  const start = short < 128 ? 2 : 2 + (short & 0x7f);
-  const length = short < 128 ? short : Number.parseInt(bytes.subarray(2, start).toString('hex') || '0', 16);
-  return start + length === bytes.length ? bytes.subarray(start).toString('utf8') : bytes.toString('utf8');
+  if (!STRINGS.includes(bytes[0] ?? 0)) return bytes.toString('utf8');
+  try {
+    const value = readDer(bytes);
+    return (value.end === bytes.length ? derContent(value) : bytes).toString('utf8');
+  } catch {
+    return bytes.toString('utf8');
+  }
 }
+
+/** UTF8String, PrintableString, TeletexString, IA5String, VisibleString. */
+const STRINGS = [0x0c, 0x13, 0x14, 0x16, 0x1a];

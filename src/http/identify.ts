@@ -11,7 +11,8 @@ import type { FastifyRequest } from 'fastify';
 import { parseCertname } from '../model/ids.ts';
 import { CERTIFICATE_CACHE_MAX } from '../model/limits.ts';
 import type { Ca } from './ca.ts';
-import { normalSerial, puppetExtensions } from './certificate.ts';
+import { puppetExtensions } from './certificate.ts';
+import { normalSerial } from './crl.ts';
 import { ANONYMOUS, type Identity } from './identity.ts';
 import type { Tokens } from './tokens.ts';
 

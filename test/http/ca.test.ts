@@ -6,9 +6,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { execa } from 'execa';
+import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { type Ca, openCa } from '../../src/http/ca.ts';
-import { puppetExtensions, readCrl } from '../../src/http/certificate.ts';
+import { puppetExtensions, readSigner } from '../../src/http/certificate.ts';
+import { makeCrl, readCrl, revocation } from '../../src/http/crl.ts';
 
 const run = promisify(execFile);
 
@@ -140,7 +142,7 @@ test('gives each serial once while several processes and many callers issue, and
   expect(new Set(serials).size).toBe(serials.length);
   // Nobody's revocation was lost to somebody else's.
   const list = readCrl(await readFile(join(fresh, 'ca/ca_crl.pem'), 'utf8'));
-  expect(list.revoked.size).toBe(3);
+  expect(list.entries.size).toBe(3);
   expect((await readdir(join(fresh, 'ca'))).filter((name) => /[0-9a-f]{8}-/.test(name))).toEqual([]);
   await rm(fresh, { recursive: true });
 });
@@ -152,7 +154,7 @@ describe('revocation', () => {
     const before = readCrl(ca.crlPem()).number;
     expect((await ca.revoke('gone.example')).sort()).toEqual([first.serial, second.serial].sort());
     expect(ca.isRevoked(first.serial) && ca.isRevoked(second.serial)).toBe(true);
-    expect(readCrl(ca.crlPem()).number).toBe(before + 1);
+    expect(readCrl(ca.crlPem()).number).toBe(before + 1n);
     await expect(verify(caFile('signed/gone.example.pem'))).rejects.toMatchObject({
       stderr: expect.stringContaining('certificate revoked'),
     });
@@ -229,11 +231,11 @@ describe("the server's certificate", () => {
 
 test('the list is signed anew when half of its time is gone, and not before', async () => {
   expect(await ca.renewCrl()).toBe(false);
-  const revoked = readCrl(ca.crlPem()).revoked.size;
+  const revoked = readCrl(ca.crlPem()).entries.size;
   vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 3 * 365 * 86_400_000 });
   expect(await ca.renewCrl()).toBe(true);
   vi.useRealTimers();
-  expect(readCrl(ca.crlPem()).revoked.size).toBe(revoked);
+  expect(readCrl(ca.crlPem()).entries.size).toBe(revoked);
 });
 
 test('does not make a CA for those who only look for one', async () => {
@@ -243,112 +245,118 @@ test('does not make a CA for those who only look for one', async () => {
   await rm(empty, { recursive: true });
 });
 
-/** As puppetserver leaves it: PKCS#1 key, PrintableString names, a bundle with the root above, lists of both CAs. */
+/**
+ * As an old puppetserver leaves it: a PKCS#1 key, names in PrintableStrings, a key identifier that is not the usual hash, a
+ * bundle with the root above, lists of both CAs, and an entry whose reason is its own.
+ */
 test.each(['rsa', 'ec'])('works on with the files of another CA: an intermediate one with an %s key', async (kind) => {
   const foreign = await mkdtemp(join(tmpdir(), 'callboard-ca-'));
   const at = (name: string) => join(foreign, 'ca', name);
   await mkdir(at('signed'), { recursive: true });
-  const openssl = (...words: string[]) => run('openssl', words, { cwd: at('.') });
-  const key = async (file: string) =>
-    kind === 'rsa'
-      ? openssl('genrsa', '-traditional', '-out', file, '2048')
-      : openssl('ecparam', '-name', 'prime256v1', '-genkey', '-noout', '-out', file);
-  const extensions =
-    'basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n';
-  await writeFile(at('extensions'), extensions);
-  await key('root.key');
-  await key('ca_key.pem');
-  await openssl(
-    'req',
-    '-x509',
-    '-new',
-    '-key',
-    'root.key',
-    '-subj',
-    '/CN=Root',
-    '-addext',
-    'keyUsage=critical,keyCertSign,cRLSign',
-    '-days',
-    '3650',
-    '-out',
-    'root.pem',
-  );
-  await openssl('req', '-new', '-key', 'ca_key.pem', '-subj', '/O=Site/CN=Puppet CA: old', '-out', 'ca.csr');
-  await openssl(
-    'x509',
-    '-req',
-    '-in',
-    'ca.csr',
-    '-CA',
-    'root.pem',
-    '-CAkey',
-    'root.key',
-    '-set_serial',
-    '7',
-    '-days',
-    '3650',
-    '-extfile',
-    'extensions',
-    '-out',
-    'ca_only.pem',
-  );
-  await writeFile(at('index.txt'), '');
-  await writeFile(
-    at('openssl.cnf'),
-    '[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\ndefault_md=sha256\ndefault_crl_days=3650\ncrlnumber=crlnumber\n',
-  );
-  await writeFile(at('crlnumber'), '01\n');
-  await openssl(
-    'ca',
-    '-config',
-    'openssl.cnf',
-    '-gencrl',
-    '-keyfile',
-    'root.key',
-    '-cert',
-    'root.pem',
-    '-out',
-    'root_crl.pem',
-  );
-  await openssl(
-    'ca',
-    '-config',
-    'openssl.cnf',
-    '-gencrl',
-    '-keyfile',
-    'ca_key.pem',
-    '-cert',
-    'ca_only.pem',
-    '-out',
-    'own_crl.pem',
-  );
+  const openssl = (command: string) => run('openssl', command.split(' '), { cwd: at('.') });
   const read = (name: string) => readFile(at(name), 'utf8');
-  await writeFile(at('ca_crt.pem'), (await read('ca_only.pem')) + (await read('root.pem')));
-  await writeFile(at('ca_crl.pem'), (await read('own_crl.pem')) + (await read('root_crl.pem')));
-  await writeFile(at('serial'), '00FF');
-  await writeFile(at('inventory.txt'), '');
+  const write = (name: string, text: string) => writeFile(at(name), text);
+  for (const file of ['root.key', 'ca_key.pem']) {
+    await openssl(
+      kind === 'rsa' ? `genrsa -traditional -out ${file} 2048` : `ecparam -name prime256v1 -genkey -noout -out ${file}`,
+    );
+  }
+  const usage = 'basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n';
+  await write(
+    'openssl.cnf',
+    `[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\ndefault_md=sha256\ndefault_crl_days=3650\ncrlnumber=crlnumber\ncrl_extensions=crl
+[crl]\nauthorityKeyIdentifier=keyid
+[req]\nstring_mask=default\ndistinguished_name=dn\nx509_extensions=root\n[dn]\n[root]\n${usage}subjectKeyIdentifier=hash
+[own]\n${usage}subjectKeyIdentifier=00:DE:AD:BE:EF\nauthorityKeyIdentifier=keyid\n`,
+  );
+  await write('index.txt', '');
+  await write('crlnumber', 'FE\n');
+  await openssl('req -config openssl.cnf -x509 -new -key root.key -subj /CN=Root -days 3650 -out root.pem');
+  await openssl('req -config openssl.cnf -new -key ca_key.pem -subj /O=Site/CN=Puppet.CA.old -out ca.csr');
+  await openssl(
+    'x509 -req -in ca.csr -CA root.pem -CAkey root.key -set_serial 7 -days 3650 -extfile openssl.cnf -extensions own -out own.pem',
+  );
+  await openssl('ca -config openssl.cnf -gencrl -keyfile root.key -cert root.pem -out root_crl.pem');
+  await write('index.txt', 'R\t351231000000Z\t200101000000Z,superseded\t0A\tunknown\t/CN=long.gone\n');
+  await openssl('ca -config openssl.cnf -gencrl -keyfile ca_key.pem -cert own.pem -out own_crl.pem');
+  await write('ca_crt.pem', (await read('own.pem')) + (await read('root.pem')));
+  await write('ca_crl.pem', (await read('own_crl.pem')) + (await read('root_crl.pem')));
+  await write('serial', '00FF');
+  await write('inventory.txt', '');
+  expect((await openssl('asn1parse -in own.pem')).stdout).toMatch(/PRINTABLESTRING +:Puppet\.CA\.old/);
 
   const old = await openCa(foreign, { create: false });
+  expect(old.isRevoked('a')).toBe(true);
   const issued = await old.issue('web1.example');
   expect(issued.serial).toBe('ff');
   expect(await read('serial')).toBe('0100\n');
-  const check = [
-    'verify',
-    '-x509_strict',
-    '-crl_check_all',
-    '-CAfile',
-    'ca_crt.pem',
-    '-CRLfile',
-    'ca_crl.pem',
-    'signed/web1.example.pem',
-  ];
-  await openssl(...check);
+  const check = 'verify -x509_strict -crl_check_all -CAfile ca_crt.pem -CRLfile ca_crl.pem signed/web1.example.pem';
+  await openssl(check);
   await old.revoke('web1.example');
-  expect(old.isRevoked('ff')).toBe(true);
-  await expect(openssl(...check)).rejects.toMatchObject({ stderr: expect.stringContaining('certificate revoked') });
+  expect(old.isRevoked('ff') && old.isRevoked('a')).toBe(true);
+  await expect(openssl(check)).rejects.toMatchObject({ stderr: expect.stringContaining('certificate revoked') });
   expect((await read('ca_crl.pem')).match(/BEGIN X509 CRL/g)).toHaveLength(2);
+  const { stdout, stderr } = await openssl('crl -in ca_crl.pem -noout -text -CAfile ca_crt.pem');
+  expect(stderr).toContain('verify OK');
+  expect(stdout).toMatch(/CRL Number: \s+256\n/);
+  expect(stdout).toMatch(
+    /Serial Number: 0A\s+Revocation Date: Jan {2}1 00:00:00 2020 GMT\s+CRL entry extensions:\s+X509v3 CRL Reason Code: \s+Superseded/,
+  );
   const { cert } = await old.tlsOptions();
   expect(String(cert).match(/BEGIN CERTIFICATE/g)).toHaveLength(2);
+  await openssl('verify -x509_strict -CAfile ca_crt.pem server_crt.pem');
   old.close();
   await rm(foreign, { recursive: true });
+});
+
+test('a list of 20,000 is read and written in the time of a request', async () => {
+  const signer = await readSigner(ca.certificatePem, await readFile(caFile('ca_key.pem'), 'utf8'));
+  const at = new Date('2024-02-29T12:34:56Z');
+  const entries = new Map(
+    Array.from({ length: 20_000 }, (_, n) => [(n * 7919 + 1).toString(16), at] as const).map(([serial, time]) => [
+      serial,
+      revocation(serial, time),
+    ]),
+  );
+  const before = process.cpuUsage();
+  const text = makeCrl(signer, { number: 5n, thisUpdate: at, nextUpdate: new Date('2051-01-01T00:00:00Z'), entries });
+  const list = readCrl(text);
+  const { user, system } = process.cpuUsage(before);
+  expect(list.entries).toEqual(entries);
+  expect(list.number).toBe(5n);
+  expect(list.nextUpdate).toEqual(new Date('2051-01-01T00:00:00Z'));
+  expect((user + system) / 1000).toBeLessThan(1000);
+  const file = join(state, 'large.pem');
+  await writeFile(file, text);
+  const { stdout } = await run('openssl', ['crl', '-in', file, '-noout', '-text', '-CAfile', caFile('ca_crt.pem')], {
+    maxBuffer: 2 ** 26,
+  });
+  expect(stdout.match(/Serial Number: /g)).toHaveLength(20_000);
+  expect(stdout).toContain('Next Update: Jan  1 00:00:00 2051 GMT');
+  expect(stdout).toContain('Revocation Date: Feb 29 12:34:56 2024 GMT');
+});
+
+test('what is no list is refused, and never read past its end', () => {
+  const real = Buffer.from(ca.crlPem().replace(/-----[^-]+-----/g, ''), 'base64');
+  const damaged = fc.tuple(fc.nat(real.length - 1), fc.nat(255), fc.nat(real.length)).map(([at, value, end]) => {
+    const bytes = Buffer.from(real);
+    bytes[at] = value;
+    return bytes.subarray(0, end);
+  });
+  fc.assert(
+    fc.property(
+      fc.oneof(
+        damaged,
+        fc.uint8Array({ maxLength: 200 }).map((bytes) => Buffer.from(bytes)),
+      ),
+      (bytes) => {
+        try {
+          expect(readCrl(bytes.toString('base64')).entries.size).toBeLessThan(1000);
+        } catch (error) {
+          expect(error).toBeInstanceOf(Error);
+          expect((error as Error).name).not.toBe('AssertionError');
+        }
+      },
+    ),
+  );
 });
