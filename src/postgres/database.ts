@@ -43,3 +43,19 @@ export async function rows<Row>(statement: RawBuilder<Row>, db: Queries): Promis
 export async function row<Row>(statement: RawBuilder<Row>, db: Queries): Promise<Row | undefined> {
   return (await statement.execute(db)).rows[0];
 }
+
+/**
+ * Whether a failure means that the database is away for the moment (killed, restarting, stopping, unreachable, out of
+ * connections), and not that a statement was wrong: the same call may work soon.
+ */
+export function isDatabaseAway(error: unknown): boolean {
+  const { code, message } = error as { code?: unknown; message?: unknown };
+  if (typeof code === 'string' && AWAY_CODES.test(code)) return true;
+  return typeof message === 'string' && AWAY_MESSAGES.test(message);
+}
+
+/** 08…: connection exceptions; 53300: too many connections; 57P01 to 57P05: it stops, crashed, starts, or dropped us. */
+const AWAY_CODES = /^(08...|53300|57P0[1-5]|ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH)$/;
+/** pg's own failures have no code. */
+const AWAY_MESSAGES =
+  /^(Connection terminated|timeout (exceeded )?when trying to connect|timeout expired|Client has encountered a connection error|Client was closed)/;
