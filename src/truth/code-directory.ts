@@ -136,7 +136,7 @@ async function removeAll(directory: string): Promise<void> {
       if (item.isDirectory()) await unlock(join(path, item.name));
     }
   };
-  await unlock(directory);
+  if ((await lstat(directory)).isDirectory()) await unlock(directory);
   await rm(directory, { recursive: true, force: true });
 }
 
@@ -149,6 +149,6 @@ async function sweep(parent: string): Promise<void> {
     if (!name.startsWith('.new-') && !name.startsWith('.old-')) continue;
     const path = join(parent, name);
     const about = await lstat(path).catch(() => undefined);
-    if (about && Date.now() - about.ctimeMs > LEFTOVER_AFTER_MS) await removeAll(path).catch(() => {});
+    if (about && Date.now() - about.mtimeMs > LEFTOVER_AFTER_MS) await removeAll(path).catch(() => {});
   }
 }

@@ -17,17 +17,26 @@ import { DEPLOY_FILE_IN_MEMORY_BYTES_MAX, DEPLOY_FILES_AT_ONCE_MAX, TREE_ENTRIES
 import { type TreeEntry, treeHash, writeTree } from '../model/tree.ts';
 import { AtMost } from './at-most.ts';
 import { Folder, linksOutside } from './folder.ts';
+import { GitError } from './git.ts';
 import { KnownBlobs, KnownFiles } from './known-hashes.ts';
 import { isModuleName, type ModulepathEntry, planModulepath, readEnvironmentConf } from './modulepath.ts';
 import { CALLBOARD_FOLDER, parseLinkTarget } from './path.ts';
 import { environmentFile, findModules, pluginTree } from './plugins.ts';
 import { installPuppetfile } from './puppetfile.ts';
-import { fetchCommit, listCommit, type Repository, type RepositoryEntry, readBlobs, streamBlob } from './repository.ts';
+import {
+  fetchCommit,
+  listCommit,
+  type Repository,
+  type RepositoryEntry,
+  readBlobs,
+  removeMirror,
+  streamBlob,
+} from './repository.ts';
 import { walk } from './walk.ts';
 
 /** What this room needs of the content store. */
 export interface DeployedContent {
-  put(hash: ContentHash, bytes: Readable | Buffer): Promise<unknown>;
+  put(hash: ContentHash, bytes: Readable | Buffer): Promise<{ existed: boolean }>;
   missing(hashes: Iterable<ContentHash>): Promise<ContentHash[]>;
   read(hash: ContentHash): Promise<Buffer>;
   get(hash: ContentHash): Promise<{ stream: Readable }>;
@@ -70,9 +79,25 @@ export async function makeCodeVersion(
   request: { repo: string; ref: string; environment: string; deploy: string },
   context: { signal: AbortSignal; log: (line: string) => void },
 ): Promise<CodeVersion> {
-  const { signal, log } = context;
   const { repository, commit } = await fetchCommit(deps.state, request, context);
-  log(`Commit ${commit}`);
+  context.log(`Commit ${commit}`);
+  try {
+    return await readCommit(deps, repository, commit, request.environment, context);
+  } catch (error) {
+    // What was fetched cannot be read: the mirror is damaged. The next attempt makes a new one.
+    if (error instanceof GitError) await removeMirror(repository);
+    throw error;
+  }
+}
+
+async function readCommit(
+  deps: CodeVersionSettings & { content: DeployedContent },
+  repository: Repository,
+  commit: string,
+  environment: string,
+  context: { signal: AbortSignal; log: (line: string) => void },
+): Promise<CodeVersion> {
+  const { signal, log } = context;
 
   const sources = new Map<ContentHash, Source>();
   const work: Work = { read: 0, stored: 0 };
@@ -101,7 +126,7 @@ export async function makeCodeVersion(
   const folder = new Folder(entries);
   const modulepath: string[] = [];
   const external: string[] = [];
-  for (const entry of await planned(folder, deps, request.environment)) {
+  for (const entry of await planned(folder, deps, environment)) {
     if (entry.place === 'repo') modulepath.push(...repoDirectories(folder, entry, log));
     else {
       for (const directory of await serverDirectories(entry, log)) {
@@ -111,15 +136,15 @@ export async function makeCodeVersion(
     }
   }
   const added = await readServerModules(deps.state, external, sources, work, context);
-  const environment = environmentFile(modulepath);
-  const environmentHash = sha256(environment);
-  sources.set(environmentHash, { bytes: environment });
+  const about = environmentFile(modulepath);
+  const aboutHash = sha256(about);
+  sources.set(aboutHash, { bytes: about });
   added.push({
     kind: 'file',
     path: `${CALLBOARD_FOLDER}/environment.json`,
     mode: '644',
-    hash: environmentHash,
-    size: environment.length,
+    hash: aboutHash,
+    size: about.length,
   });
 
   const all = [...entries, ...added];
@@ -180,7 +205,9 @@ async function readRepository(
     const hash = sha256(bytes);
     known.add(blob, { hash, size: bytes.length });
     work.read += 1;
-    await puts.run(() => deps.content.put(hash, bytes));
+    await puts.run(async () => {
+      if (!(await deps.content.put(hash, bytes)).existed) work.stored += 1;
+    });
   }
   await puts.all();
   for (const [blob, size] of unknownSizes) {
@@ -327,8 +354,7 @@ async function store(
 ): Promise<void> {
   const puts = new AtMost(DEPLOY_FILES_AT_ONCE_MAX);
   const put = async (hash: ContentHash, bytes: Readable | Buffer): Promise<void> => {
-    await content.put(hash, bytes);
-    work.stored += 1;
+    if (!(await content.put(hash, bytes)).existed) work.stored += 1;
   };
   /** Small blobs are read by one git for all of them. */
   const small = new Map<string, ContentHash>();

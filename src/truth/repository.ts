@@ -3,8 +3,8 @@
  * deployed under `refs/callboard/commit/<commit>`, so that the next fetch only brings what is new. A deploy fetches into names
  * of its own (`refs/callboard/deploy/<id>/…`): deploys from one repository, and a killed server's leftovers, never meet.
  */
-import { createHash } from 'node:crypto';
-import { mkdir, mkdtemp, rename, rm, stat } from 'node:fs/promises';
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { CallboardError } from '../model/errors.ts';
@@ -53,7 +53,18 @@ export async function fetchCommit(
   };
   const fetch = (specs: string[]) =>
     inMirror(
-      ['-c', 'gc.auto=0', 'fetch', '--no-tags', '--no-write-fetch-head', '--force', '--', request.repo, ...specs],
+      [
+        '-c',
+        'gc.auto=0',
+        'fetch',
+        '--quiet',
+        '--no-tags',
+        '--no-write-fetch-head',
+        '--force',
+        '--',
+        request.repo,
+        ...specs,
+      ],
       (line) => context.log(`git: ${line}`),
     );
 
@@ -80,6 +91,10 @@ export async function fetchCommit(
     return { repository, commit };
   } catch (error) {
     if (!(error instanceof GitError)) throw error;
+    if (MIRROR_DAMAGED.test(error.stderr)) {
+      await removeMirror(repository);
+      throw error; // Unexpected: the next attempt makes a new mirror.
+    }
     throw new CallboardError(
       'CODE_DEPLOY_FAILED',
       { reason: `git could not fetch '${request.ref}' of ${shownRepository(request.repo)}: ${error.message}` },
@@ -87,6 +102,10 @@ export async function fetchCommit(
     );
   }
 }
+
+/** git's words for objects or references of the mirror's that are not what they should be, as a power cut may leave them. */
+const MIRROR_DAMAGED =
+  /bad object|missing (?:blob|tree|commit|object)|corrupt|unable to read|did not send all necessary|broken ref/i;
 
 /** What the repository calls `ref`: a branch before a tag, as r10k and people mean it. */
 async function remoteRef(repository: Repository, request: { repo: string; ref: string }): Promise<string | undefined> {
@@ -101,6 +120,25 @@ async function remoteRef(repository: Repository, request: { repo: string; ref: s
   );
   return names.find((name) => there.has(name));
 }
+
+/** Out of the way at once, so that whoever comes next makes a new one. */
+export async function removeMirror({ directory }: Repository): Promise<void> {
+  const aside = `${directory}-${randomBytes(6).toString('hex')}`;
+  await rename(directory, aside).catch(() => {});
+  await rm(aside, { recursive: true, force: true });
+}
+
+/** A reference's lock that nobody holds any more: a killed git left it, and git itself never takes it away. */
+async function removeStaleLocks({ directory }: Repository): Promise<void> {
+  for (const name of await readdir(directory, { recursive: true })) {
+    if (!name.endsWith('.lock')) continue;
+    const about = await stat(join(directory, name)).catch(() => undefined);
+    if (about && Date.now() - about.mtimeMs > LOCK_STALE_AFTER_MS) await rm(join(directory, name), { force: true });
+  }
+}
+
+/** git holds the lock of a reference for a moment only. */
+const LOCK_STALE_AFTER_MS = 60_000;
 
 async function makeMirror({ directory, options }: Repository): Promise<void> {
   if (await stat(join(directory, 'HEAD')).catch(() => undefined)) return;
@@ -117,10 +155,18 @@ async function makeMirror({ directory, options }: Repository): Promise<void> {
 }
 
 /** Names the commit for good and removes the deploy's own names, together. */
-async function keep({ directory, options }: Repository, commit: string, own: string): Promise<void> {
+async function keep(repository: Repository, commit: string, own: string): Promise<void> {
+  const { directory, options } = repository;
   const names = await git(['--git-dir', directory, 'for-each-ref', '--format=delete %(refname)', own], options);
   const stdin = `update refs/callboard/commit/${commit} ${commit}\n${names.toString('utf8')}`;
-  await git(['--git-dir', directory, 'update-ref', '--stdin'], { ...options, stdin });
+  const update = () => git(['--git-dir', directory, 'update-ref', '--stdin'], { ...options, stdin });
+  try {
+    await update();
+  } catch (error) {
+    if (!(error instanceof GitError && error.stderr.includes('.lock'))) throw error;
+    await removeStaleLocks(repository);
+    await update();
+  }
 }
 
 /** Everything a commit holds. Throws CODE_DEPLOY_FAILED for names that no code version may hold. */

@@ -25,7 +25,8 @@ export function temporaryDirectory(name: string, until: 'test' | 'file' = 'test'
   return directory;
 }
 
-export function gitRepository(directory = temporaryDirectory('repo')): GitFixture {
+export function gitRepository(place?: string, until: 'test' | 'file' = 'test'): GitFixture {
+  const directory = place ?? temporaryDirectory('repo', until);
   mkdirSync(directory, { recursive: true });
   const git = (...args: string[]): string =>
     execaSync('git', ['-c', 'user.name=Test', '-c', 'user.email=test@example.org', ...args], { cwd: directory }).stdout;

@@ -1,5 +1,5 @@
 /** Puppetfiles, resolved by the real r10k: modules from real git repositories, a forge that cannot be reached, no r10k at all. */
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, expect, test, vi } from 'vitest';
 import type { ContentHash } from '../../src/model/ids.ts';
@@ -107,4 +107,50 @@ test('a Puppetfile without r10k on the server is a clear error', async () => {
     state: 'failed',
     error: "The control repo has a Puppetfile, and '/nowhere/r10k' is not installed on this server",
   });
+});
+
+test("a cache in which r10k was killed is made anew, and one that a dead server's r10k still works in is left alone", async () => {
+  const ferry = gitRepository();
+  ferry.commit({ 'manifests/init.pp': 'class ferry { }\n' });
+  const repo = gitRepository();
+  repo.commit({ Puppetfile: `mod 'ferry', :git => '${ferry.directory}', :branch => 'main'\n` });
+  const git = join(truth.state, 'git');
+  mkdirSync(join(git, 'r10k-0'), { recursive: true });
+  writeFileSync(join(git, 'r10k-0', 'half'), '');
+  writeFileSync(join(git, 'r10k-0.user'), '4194999 12345');
+  const old = join(git, 'staging', 'deploy-killed');
+  mkdirSync(old, { recursive: true });
+  utimesSync(old, 0, 0);
+  expect(await truth.deploy('killed', repo.directory)).toMatchObject({ state: 'done', error: null });
+  expect(existsSync(join(git, 'r10k-0', 'half'))).toBe(false);
+  expect(existsSync(join(git, 'r10k-0.user'))).toBe(false);
+  expect(existsSync(old)).toBe(false);
+
+  const fields = readFileSync('/proc/self/stat', 'utf8').split(') ')[1]!.split(' ');
+  writeFileSync(join(git, 'r10k-0.user'), `${process.pid} ${fields[19]}`);
+  rmSync(join(git, 'r10k-0'), { recursive: true });
+  expect(await truth.deploy('killed', repo.directory)).toMatchObject({ state: 'done', error: null });
+  expect(existsSync(join(git, 'r10k-0'))).toBe(false);
+  rmSync(join(git, 'r10k-0.user'));
+});
+
+test('a deploy that is stopped ends r10k and what it started', async () => {
+  const directory = temporaryDirectory('stop');
+  const repo = gitRepository();
+  repo.commit({ Puppetfile: `File.write('${directory}/pid', Process.pid.to_s)\nsleep 300\n` });
+  const stop = new AbortController();
+  const id = await truth.request('stop', repo.directory);
+  const running = truth.run(id, { signal: stop.signal, lastAttempt: false });
+  running.catch(() => {});
+  const pid = await vi.waitFor(
+    () => {
+      const text = readFileSync(join(directory, 'pid'), 'utf8');
+      expect(text).toMatch(/^\d+$/);
+      return Number(text);
+    },
+    { timeout: 60_000 },
+  );
+  stop.abort(new Error('the server stops'));
+  await expect(running).rejects.toThrow('the server stops');
+  await vi.waitFor(() => expect(() => process.kill(pid, 0)).toThrow(), { timeout: 20_000 });
 });
