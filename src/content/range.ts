@@ -31,3 +31,27 @@ export function isNamed(ifNoneMatch: string | undefined, hash: string): boolean 
     .map((tag) => tag.trim())
     .some((tag) => tag === '*' || tag === `"${hash}"` || tag === `W/"${hash}"`);
 }
+
+/** The answer to a GET or HEAD of content that is kept, less its bytes. */
+export interface Answer {
+  status: 200 | 206 | 304 | 416;
+  /** The part to send: all of it, the range, or nothing. */
+  start: number;
+  length: number;
+}
+
+/** The headers that decide, as Node gives them. */
+export interface Asked {
+  range?: string | undefined;
+  'if-range'?: string | string[] | undefined;
+  'if-none-match'?: string | undefined;
+}
+
+export function decideAnswer(method: string, asked: Asked, hash: string, size: number): Answer {
+  if (isNamed(asked['if-none-match'], hash)) return { status: 304, start: 0, length: 0 };
+  const ifRange = asked['if-range'];
+  const ranged = method === 'GET' && (ifRange === undefined || ifRange === `"${hash}"`);
+  const range = ranged ? parseRange(asked.range, size) : undefined;
+  if (range === 'outside') return { status: 416, start: 0, length: 0 };
+  return range ? { status: 206, ...range } : { status: 200, start: 0, length: size };
+}

@@ -13,7 +13,7 @@ import { CallboardError } from '../model/errors.ts';
 import { type Certname, type ContentHash, parseContentHash } from '../model/ids.ts';
 import { CONTENT_BYTES_MAX, CONTENT_MEMORY_ITEM_BYTES_MAX } from '../model/limits.ts';
 import type { DiskContent } from './disk.ts';
-import { isNamed, parseRange } from './range.ts';
+import { type Answer, decideAnswer } from './range.ts';
 
 export interface ContentRoutesOptions {
   store: DiskContent;
@@ -75,14 +75,13 @@ export function contentRoutes({ store, mayRead }: ContentRoutesOptions): Routes 
     });
   };
 
-  /** The quick way out for small hot content takes no turn of the event loop. */
+  /** Small content in memory is answered at once, without a turn of the event loop. */
   function answer(request: FastifyRequest<Params>, reply: FastifyReply): FastifyReply | Promise<FastifyReply> {
     const hash = parseContentHash(request.params.hash);
     const allowed = isAllowed(request.identity, hash);
     if (allowed !== true) return answerWhenAllowed(allowed, hash, request, reply);
-    const bytes = request.method === 'GET' && !hasCondition(request) ? store.readHot(hash) : undefined;
-    if (bytes) return describe(reply, hash).send(bytes);
-    return answerAllowed(hash, request, reply);
+    const bytes = store.readHot(hash);
+    return bytes ? answerBytes(bytes, hash, request, reply) : answerAllowed(hash, request, reply);
   }
 
   function isAllowed(identity: Identity, hash: ContentHash): boolean | Promise<boolean> {
@@ -112,32 +111,49 @@ export function contentRoutes({ store, mayRead }: ContentRoutesOptions): Routes 
   ): Promise<FastifyReply> {
     const size = await store.size(hash);
     if (size === undefined) throw new CallboardError('CONTENT_NOT_FOUND', { hash });
-    if (isNamed(request.headers['if-none-match'], hash)) return describe(reply, hash).status(304).send();
-    if (request.method === 'HEAD') return describe(reply, hash).header('content-length', size).send();
-
-    const ifRange = request.headers['if-range'];
-    const range =
-      ifRange === undefined || ifRange === `"${hash}"` ? parseRange(request.headers.range, size) : undefined;
-    if (range === 'outside') {
-      reply.header('content-range', `bytes */${size}`);
-      throw new CallboardError('RANGE_INVALID', { size });
+    const answer = decideAnswer(request.method, request.headers, hash, size);
+    if (answer.status === 304 || answer.status === 416 || request.method === 'HEAD') {
+      return describe(reply, hash, size, answer).send();
     }
-    if (!range && size <= CONTENT_MEMORY_ITEM_BYTES_MAX) {
-      const bytes = await store.read(hash);
-      return describe(reply, hash).send(bytes);
-    }
+    if (size <= CONTENT_MEMORY_ITEM_BYTES_MAX) return answerBytes(await store.read(hash), hash, request, reply);
     const opened = await store.open(hash);
     if (opened.size !== size) {
       // Put anew between the look and the opening; the asker asks again.
       await opened.close();
       throw new CallboardError('BUSY', { reason: `content ${hash} is being put again` });
     }
-    describe(reply, hash).header('content-length', range ? range.length : size);
-    if (range) {
-      reply.status(206).header('content-range', `bytes ${range.start}-${range.start + range.length - 1}/${size}`);
-    }
-    return sendPieces(reply, opened.pieces(range));
+    return sendPieces(describe(reply, hash, size, answer), opened.pieces(answer));
   }
+}
+
+function answerBytes(
+  bytes: Buffer,
+  hash: ContentHash,
+  request: FastifyRequest<Params>,
+  reply: FastifyReply,
+): FastifyReply {
+  const answer = decideAnswer(request.method, request.headers, hash, bytes.length);
+  describe(reply, hash, bytes.length, answer);
+  if (answer.status === 304 || request.method === 'HEAD') return reply.send();
+  return reply.send(answer.status === 200 ? bytes : bytes.subarray(answer.start, answer.start + answer.length));
+}
+
+/** Status and headers. Called when nothing can fail any more: an error must not be kept for a year. */
+function describe(reply: FastifyReply, hash: ContentHash, size: number, answer: Answer): FastifyReply {
+  if (answer.status === 416) {
+    reply.header('content-range', `bytes */${size}`);
+    throw new CallboardError('RANGE_INVALID', { size });
+  }
+  reply
+    .header('etag', `"${hash}"`)
+    .header('cache-control', IMMUTABLE)
+    .header('accept-ranges', 'bytes')
+    .header('content-type', 'application/octet-stream');
+  if (answer.status === 304) return reply.status(304);
+  reply.header('content-length', answer.length);
+  if (answer.status === 200) return reply;
+  const last = answer.start + answer.length - 1;
+  return reply.status(206).header('content-range', `bytes ${answer.start}-${last}/${size}`);
 }
 
 /**
@@ -161,17 +177,4 @@ async function sendPieces(reply: FastifyReply, pieces: AsyncGenerator<Buffer>): 
     await pieces.return(undefined);
   }
   return reply;
-}
-
-function hasCondition(request: FastifyRequest): boolean {
-  const { headers } = request;
-  return headers.range !== undefined || headers['if-none-match'] !== undefined;
-}
-
-function describe(reply: FastifyReply, hash: ContentHash): FastifyReply {
-  return reply
-    .header('etag', `"${hash}"`)
-    .header('cache-control', IMMUTABLE)
-    .header('accept-ranges', 'bytes')
-    .header('content-type', 'application/octet-stream');
 }

@@ -28,6 +28,8 @@ function fileOf(store: ContentStore, hash: ContentHash): string {
 }
 
 async function damage(store: ContentStore, hash: ContentHash, how: string): Promise<void> {
+  // What is in memory is given, rightly, for 20 ms before the file is looked at again.
+  await new Promise((over) => setTimeout(over, 25));
   const file = fileOf(store, hash);
   const { size } = await stat(file);
   if (how === 'cut the end') return truncate(file, size - 1);
