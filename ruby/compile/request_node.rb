@@ -19,7 +19,7 @@ module Callboard
       node.classes = classification[:classes] if classification[:classes]
       node.environment = environment
       node.fact_merge(Puppet::Node::Facts.new(certname, facts(request)))
-      node.add_server_facts(request['server_facts'] || {})
+      node.add_server_facts({ 'serverversion' => Puppet.version.to_s }.merge(request['server_facts'] || {}))
       node.trusted_data = trusted(certname, request['trusted_extensions'] || {})
       node
     end

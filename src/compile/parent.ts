@@ -5,14 +5,14 @@
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { CallboardError } from '../model/errors.ts';
+import { RUNNER_START_MAX_MS } from '../model/limits.ts';
 import { Interpreter } from './interpreter.ts';
 import type { LineConnection } from './lines.ts';
 import type { Reception } from './reception.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../ruby/compile/parent.rb', import.meta.url));
 const EVENT_BYTES_MAX = 256 * 1024;
-/** Loading Puppet takes 2 to 3 s; ten times that on a busy machine. */
-const START_TIME_MAX_MS = 60_000;
+
 const LOG_BYTES_MAX = 64 * 1024;
 
 /**
@@ -111,7 +111,7 @@ export class Parent {
     const timer = Promise.withResolvers<never>();
     const timeout = setTimeout(
       () => timer.reject(new CallboardError('WORKER_FAILED', { reason: 'Ruby did not start in time' })),
-      START_TIME_MAX_MS,
+      RUNNER_START_MAX_MS,
     );
     try {
       const connection = (await Promise.race([expected.arrival, exited, timer.promise])) as LineConnection;
