@@ -127,6 +127,10 @@ class NodeDaemon {
       { server: this.#settings.server, catalog: this.#catalogs.current?.catalog ?? null, spooled: this.#spool.size },
       'the node daemon starts',
     );
+    // Loading Puppet takes as long as the first requests do.
+    this.#runner
+      .warm()
+      .catch((error) => this.#log.warn({ err: String(error) }, 'the runner did not start; it is tried again'));
     const delivery = this.#delivery.run();
     await Promise.all([this.#factsLoop(), this.#catalogLoop(), this.#runLoop(unfinished), this.#wakeupLoop()]);
     await this.#delivery.drained(3000);

@@ -33,7 +33,7 @@ class FactsJob
   def log_once
     said = Hash.new(0)
     Puppet::Util::Log.newdesttype(:callboard_once) do
-      define_method(:handle) { |message| said["#{message.level}: #{message.message}"] += 1 }
+      define_method(:handle) { |message| said["#{message.level}: #{message.message.to_s.lines.first.to_s.chomp}"] += 1 }
     end
     Puppet::Util::Log.newdestination(:callboard_once)
     said
