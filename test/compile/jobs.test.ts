@@ -49,7 +49,7 @@ beforeAll(async () => {
   });
   const site = (word: string) => ({
     'manifests/site.pp': `
-      notify { 'word': message => "${word} \${facts['n']} \${enc_says}" }
+      notify { 'word': message => "${word} \${facts['n']} \${getvar('enc_says')}" }
       file { '/in-code': source => 'puppet:///modules/m/file' }
       file { '/in-mount': source => 'puppet:///site/file' }
       if $facts['bad'] { fail("the facts are bad") }
