@@ -182,6 +182,7 @@ export async function listCommit(repository: Repository, commit: string): Promis
     const [mode, , blob, size] = listed.toString('latin1', at, tab).split(/ +/) as [string, string, string, string];
     const path = parseTreePath(listed.subarray(tab + 1, end));
     at = end + 1;
+    if (mode !== '160000' && !/^\d+$/.test(size)) throw new GitError(`The mirror lacks the object ${blob}`, '');
     if (mode === '160000') entries.push({ kind: 'submodule', path });
     else if (mode === '120000') entries.push({ kind: 'link', path, blob, size: Number(size) });
     else entries.push({ kind: 'file', path, mode: mode === '100755' ? '755' : '644', blob, size: Number(size) });
