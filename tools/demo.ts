@@ -4,7 +4,7 @@
  * really printed. Ends by itself, with exit code 0 only if everything happened as told.
  */
 import { existsSync } from 'node:fs';
-import { cp, mkdir, readFile, rm } from 'node:fs/promises';
+import { cp, mkdir, readFile, rm, symlink } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -72,7 +72,7 @@ function step(title: string): void {
 }
 
 /** Waits for a state, with a deadline; says what it waits for. */
-async function until<T>(what: string, ask: () => Promise<T | undefined | false>, seconds = 150): Promise<T> {
+async function until<T>(what: string, ask: () => Promise<T | undefined | false>, seconds = 300): Promise<T> {
   const deadline = Date.now() + seconds * 1000;
   let last: unknown;
   while (Date.now() < deadline) {
@@ -167,7 +167,22 @@ async function demo(): Promise<void> {
   const port = await freePort();
   const url = `https://localhost:${port}`;
   const state = join(DEMO, 'server');
-  const serverArgs = ['server', '--state', state, '--listen', `127.0.0.1:${port}`, '--metrics-listen', '127.0.0.1:0'];
+  // Of Debian's modules those that the control repo uses, whatever else this machine has installed.
+  const modules = join(DEMO, 'modules');
+  await mkdir(modules);
+  for (const name of ['stdlib', 'concat', 'inifile'])
+    await symlink(`/usr/share/puppet/modules/${name}`, join(modules, name));
+  const serverArgs = [
+    'server',
+    '--state',
+    state,
+    '--base-modulepath',
+    modules,
+    '--listen',
+    `127.0.0.1:${port}`,
+    '--metrics-listen',
+    '127.0.0.1:0',
+  ];
   daemon('server', serverArgs);
   // Until there is a token nobody can ask it anything; its log says when it answers.
   await until('the control plane', async () =>

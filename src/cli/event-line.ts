@@ -15,6 +15,8 @@ export interface RunEventView {
 interface PropertyEvent {
   status: string;
   property: string | null;
+  previous_value: unknown;
+  desired_value: unknown;
   message: string;
 }
 
@@ -41,11 +43,17 @@ export function runEventLine(event: RunEventView, options: { quietResources: boo
         if (data.skipped) return pc.dim(`${String(data.resource)} skipped`);
         return options.quietResources ? undefined : pc.dim(`${String(data.resource)} as it should be`);
       }
-      const words = happened.map((each) => `${each.status === 'noop' ? 'would ' : ''}${each.message}`);
+      const words = happened.map((each) => (each.status === 'noop' ? wouldChange(each) : each.message));
       const line = `${String(data.resource)} ${words.join('; ')}`;
       return data.failed ? pc.red(line) : data.corrective_change ? pc.magenta(`${line} (corrective)`) : pc.yellow(line);
     }
   }
+}
+
+/** Puppet's own message of a noop event speaks of current_value; people want to know from what to what. */
+function wouldChange({ property, previous_value, desired_value, message }: PropertyEvent): string {
+  if (!property) return `would: ${message}`;
+  return `would change ${property}: ${String(previous_value)} → ${String(desired_value)}`;
 }
 
 function statusWord(status: string): string {

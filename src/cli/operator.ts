@@ -13,7 +13,7 @@ import { openCa } from '../http/ca.ts';
 import { ROLES, type Role } from '../http/identity.ts';
 import { createToken, listTokens, revokeToken, type Token } from '../http/tokens.ts';
 import { CallboardError } from '../model/errors.ts';
-import { type Database, openDatabase, openPool } from '../postgres/database.ts';
+import { type Database, isDatabaseAway, openDatabase, openPool } from '../postgres/database.ts';
 import { CONFIG_FILE } from './client.ts';
 import { ago, table } from './table.ts';
 
@@ -104,12 +104,11 @@ async function inDatabase<Result>(flags: StateFlags, work: (db: Database) => Pro
     return await work(openDatabase(pool));
   } catch (error) {
     if (error instanceof CallboardError) throw error;
-    const { code = '', message } = error as NodeJS.ErrnoException;
-    // No connection, or a database that is starting or stopping: what SQL itself refuses is our own mistake.
-    if (!/^(E[A-Z]+|57P0.|08...|28...|3D000)$/.test(code)) throw error;
+    if (!isDatabaseAway(error)) throw error;
+    const { code, message } = error as NodeJS.ErrnoException;
     throw new CallboardError(
       'DATABASE_UNREACHABLE',
-      { reason: message || code },
+      { reason: message || code || 'unknown' },
       { cause: error, hint: `Is the server running? Start it with: callboard server --state ${flags.state}` },
     );
   } finally {
