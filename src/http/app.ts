@@ -26,6 +26,7 @@ import {
   STOP_TIME_MAX_MS,
   STREAMS_MAX,
 } from '../model/limits.ts';
+import { isDatabaseAway } from '../postgres/database.ts';
 import type { Audit } from './audit.ts';
 import { drainBody, readBody } from './body.ts';
 import { addDescription, descriptionRoutes } from './describe.ts';
@@ -294,7 +295,7 @@ function answerError(
   request: FastifyRequest,
   reply: FastifyReply,
 ): FastifyReply {
-  const known = expected(error);
+  const known = expected(error, request);
   if (known) {
     if (known.code === 'IDENTITY_MISSING') reply.header('www-authenticate', 'Bearer realm="callboard"');
     if (known.cause) request.log.warn({ err: known.cause }, known.message);
@@ -306,9 +307,15 @@ function answerError(
     .send({ code: 'UNEXPECTED', message: 'The server failed', hint: `See its log for request ${request.id}.` });
 }
 
-function expected(error: Error & { statusCode?: number; code?: string }): CallboardError | undefined {
+function expected(
+  error: Error & { statusCode?: number; code?: string },
+  request: FastifyRequest,
+): CallboardError | undefined {
   if (error instanceof CallboardError) return error;
-  if (error.code === 'ECONNRESET') return new CallboardError('REQUEST_ABORTED');
+  // Only the request's own connection. One to the database that is lost is our failure: a 400 would tell nodes to drop their events.
+  if (error.code === 'ECONNRESET' && request.raw.errored === error) return new CallboardError('REQUEST_ABORTED');
+  if (isDatabaseAway(error))
+    return new CallboardError('DATABASE_UNREACHABLE', { reason: error.message }, { cause: error });
   if (error.statusCode && error.statusCode < 500)
     return new CallboardError('REQUEST_INVALID', { reason: error.message });
   return undefined;

@@ -18,6 +18,7 @@ import type { X509Certificate } from '@peculiar/x509';
 import { execa } from 'execa';
 import { CallboardError } from '../model/errors.ts';
 import { type Certname, parseCertname } from '../model/ids.ts';
+import { HEADER_TIME_MAX_MS } from '../model/limits.ts';
 import {
   CRL_DAYS,
   type CryptoKey,
@@ -183,6 +184,7 @@ export class Ca {
       rejectUnauthorized: false,
       // Stock agents and ours talk to us over long-lived connections; the sessions of those that do not are worth resuming.
       sessionTimeout: 3600,
+      handshakeTimeout: HEADER_TIME_MAX_MS,
     };
   }
 

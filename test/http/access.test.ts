@@ -233,6 +233,33 @@ describe('the audit', () => {
   });
 });
 
+test('a database that is away is 503 and told to come back, not the caller’s fault; a bug is 500 and tells nothing', async () => {
+  const failing = async (error: Error) => {
+    const one = await buildApp({
+      logger: pino({ enabled: false }),
+      identify: () => ({ kind: 'operator', name: 'anybody', role: 'admin' }),
+      rooms: [
+        (app) =>
+          void app.get('/fails', { config: { access: 'viewer' } }, () => {
+            throw error;
+          }),
+      ],
+    });
+    const answer = await one.inject('/fails');
+    await one.close();
+    return { status: answer.statusCode, ...answer.json() };
+  };
+  for (const code of ['ECONNRESET', 'ECONNREFUSED', '57P01', '08006']) {
+    expect(await failing(Object.assign(new Error('gone'), { code }))).toMatchObject({
+      status: 503,
+      code: 'DATABASE_UNREACHABLE',
+    });
+  }
+  const bug = await failing(new Error('secret in a message'));
+  expect(bug).toMatchObject({ status: 500, code: 'UNEXPECTED' });
+  expect(JSON.stringify(bug)).not.toContain('secret');
+});
+
 test('the log tells who asked for what and how it went, and no secret', async () => {
   const { viewer } = await people(database.db);
   log = '';

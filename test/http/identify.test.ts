@@ -314,6 +314,16 @@ function peerSerial(): Promise<string> {
   });
 }
 
+test('connections have an end in every state', () => {
+  const server = app.server as unknown as import('node:https').Server;
+  expect(server).toMatchObject({
+    headersTimeout: 20_000,
+    keepAliveTimeout: 75_000,
+    timeout: 120_000,
+    maxHeaderSize: 16_384,
+  });
+});
+
 describe('what is no HTTP', () => {
   const raw = (bytes: string) =>
     new Promise<string>((resolve, reject) => {
