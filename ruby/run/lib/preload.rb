@@ -19,6 +19,8 @@ require 'puppet/indirector/facts/facter'
 require 'puppet/indirector/report/yaml'
 require 'puppet/util/checksums'
 require 'puppet/gettext/stubs' # each run turns translations off, as Puppet does by default
+require 'puppet/parser/e4_parser_adapter'
+require 'digest'
 require 'facter'
 
 # Puppet's own types, and the providers of the ones that most catalogs have. A type that cannot be loaded on this platform is
@@ -31,6 +33,11 @@ module Preload
     [File.join(LIBRARY, 'puppet', 'version.rb'), $LOADED_FEATURES.find { |path| path.end_with?('/facter/version.rb') },
      RbConfig.ruby].compact
   end
+
+  # What Ruby and the JSON library load only at their first use.
+  Digest::SHA256.hexdigest('')
+  Puppet::Util::Json.load('{}')
+  %w[UTF-16LE UTF-16BE].each { |name| ''.encode(name) }
 
   def self.files(pattern)
     Dir.glob(pattern, base: LIBRARY).sort.map { |file| file.delete_suffix('.rb') }
