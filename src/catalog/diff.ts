@@ -11,7 +11,7 @@ import type { Catalog, CatalogEdge, CatalogResource, ParameterValue } from '../m
 import type { ContentHash } from '../model/ids.ts';
 import { DIFF_TEXT_BYTES_MAX, DIFF_TIME_MAX_MS } from '../model/limits.ts';
 import { isSame, written } from './exact.ts';
-import { contentHash, type FileContent, fileContents, own } from './file-content.ts';
+import { contentHash, type FileContent, fileContents, own, sourceMetadata } from './file-content.ts';
 import { holdsSecret, isSensitive, redactedValue } from './secrets.ts';
 
 export interface ListChange {
@@ -43,7 +43,7 @@ export type ContentSide =
   | { kind: 'sensitive' };
 
 export interface ContentChange {
-  /** On the node. */
+  /** On the node; for a source of another type than File its `puppet:///` URI. */
   path: string;
   change: 'added' | 'removed' | 'changed';
   from?: ContentSide;
@@ -222,22 +222,18 @@ function diffParameters(
   });
 }
 
-/** Every file below a resource with both its sides, by its path on the node. */
+/** Every content of a resource with both its sides. */
 function filePairs(
   fromCatalog: Catalog,
   toCatalog: Catalog,
   from: CatalogResource | undefined,
   to: CatalogResource | undefined,
 ): [path: string, from: FileContent | undefined, to: FileContent | undefined][] {
-  const root = (to ?? from)!;
-  if (root.type !== 'File') return [];
   const older: Map<string, FileContent> = from ? fileContents(fromCatalog, from) : new Map();
   const newer: Map<string, FileContent> = to ? fileContents(toCatalog, to) : new Map();
-  const path = own((to ?? from)!.parameters, 'path');
-  const base = typeof path === 'string' ? path : root.title;
   return [...new Set([...older.keys(), ...newer.keys()])]
     .sort()
-    .map((below) => [below === '' ? base : `${base}/${below}`, older.get(below), newer.get(below)]);
+    .map((path) => [path, older.get(path), newer.get(path)]);
 }
 
 /** The same bytes are the same content, whether inline or stored. */
@@ -267,8 +263,9 @@ function otherResourceMembers(
   return members.sort();
 }
 
-function metadataOf(catalog: Catalog, { type, title }: CatalogResource): unknown {
-  if (type !== 'File') return undefined;
+function metadataOf(catalog: Catalog, resource: CatalogResource): unknown {
+  if (resource.type !== 'File') return sourceMetadata(catalog, resource);
+  const { title } = resource;
   return [own(catalog.metadata, title) ?? null, own(catalog.recursive_metadata, title) ?? null];
 }
 

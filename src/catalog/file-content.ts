@@ -1,4 +1,4 @@
-/** What files a catalog's File resources put on a node: inline text, content by hash, links; by path below the resource. */
+/** What a catalog's resources put on a node or read for it: inline text, content by hash, links. */
 import { createHash } from 'node:crypto';
 import {
   type Catalog,
@@ -21,20 +21,38 @@ export type FileContent =
   /** A value that becomes content on the node (Deferred). */
   | { kind: 'value'; value: ParameterValue };
 
-/** Title of a File to its files: `''` is the file itself, else a path below it. */
+/**
+ * A File's contents by their paths on the node. Of another type's resource (`concat_fragment`, `archive`) the contents that
+ * its parameters name as `puppet:///` URIs, by these.
+ */
 export function fileContents(catalog: Catalog, resource: CatalogResource): Map<string, FileContent> {
   const files = new Map<string, FileContent>();
-  if (resource.type !== 'File') return files;
+  if (resource.type !== 'File') {
+    for (const [uri, metadata] of sourceMetadata(catalog, resource)) files.set(uri, metadataFile(metadata, uri));
+    return files;
+  }
+  const path = own(resource.parameters, 'path');
+  const root = typeof path === 'string' ? path : resource.title;
   const inline = own(resource.parameters, 'content');
-  if (inline !== undefined) files.set('', inlineContent(resource, inline));
+  if (inline !== undefined) files.set(root, inlineContent(resource, inline));
   const metadata = own(catalog.metadata, resource.title);
-  if (metadata) files.set('', metadataFile(metadata, resource.title));
+  if (metadata) files.set(root, metadataFile(metadata, resource.title));
   // Of several sources the first that has a path gives it, as Puppet takes them.
   for (const entry of Object.values(own(catalog.recursive_metadata, resource.title) ?? {}).flat()) {
-    const path = entry.relative_path === '.' ? '' : (entry.relative_path ?? '');
-    if (!files.has(path)) files.set(path, metadataFile(entry, `${resource.title}/${path}`));
+    const below = entry.relative_path === '.' || entry.relative_path === null ? root : `${root}/${entry.relative_path}`;
+    if (!files.has(below)) files.set(below, metadataFile(entry, below));
   }
   return files;
+}
+
+/** The metadata of the `puppet:///` URIs among the parameters of a resource that is no File. */
+export function sourceMetadata(catalog: Catalog, resource: CatalogResource): [uri: string, metadata: FileMetadata][] {
+  const values = Object.values(resource.parameters ?? {}).flat();
+  const uris = values.filter((value) => typeof value === 'string' && value.startsWith('puppet:///')) as string[];
+  return [...new Set(uris)].flatMap((uri) => {
+    const metadata = own(catalog.metadata, uri);
+    return metadata ? [[uri, metadata] as [string, FileMetadata]] : [];
+  });
 }
 
 function inlineContent(resource: CatalogResource, value: ParameterValue): FileContent {

@@ -41,6 +41,7 @@ export interface FileMetadata {
   group?: number;
   /** Decimal. */
   mode?: number;
+  /** Of files and directories; a link's is null. */
   checksum: { type: string; value: string };
   destination?: string | null;
   source?: string;
@@ -57,7 +58,7 @@ export interface Catalog {
   classes?: string[];
   resources: CatalogResource[];
   edges: CatalogEdge[];
-  /** By the title of a File resource. */
+  /** By the title of a File resource; for other types' parameters by the `puppet:///` URI itself. */
   metadata?: Record<string, FileMetadata>;
   /** By the title of a File resource, then by source. */
   recursive_metadata?: Record<string, Record<string, FileMetadata[]>>;
