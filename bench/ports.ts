@@ -9,13 +9,13 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
-/** Resolves when something listens; throws when `child` ends first or 20 s pass. */
+/** Resolves when something listens; throws when `child` ends first or a minute passes. */
 export async function waitForPort(port: number, child: PromiseLike<unknown>): Promise<void> {
   let ended: unknown;
   child.then((result) => {
     ended = result ?? 'it';
   });
-  for (const deadline = Date.now() + 20_000; Date.now() < deadline; ) {
+  for (const deadline = Date.now() + 60_000; Date.now() < deadline; ) {
     if (ended) throw new Error(`nothing listens on port ${port}: ${JSON.stringify(ended)}`);
     const open = await new Promise<boolean>((answer) => {
       const socket = dial(port, '127.0.0.1', () => answer(true)).on('error', () => answer(false));
@@ -24,5 +24,5 @@ export async function waitForPort(port: number, child: PromiseLike<unknown>): Pr
     if (open) return;
     await new Promise((turn) => setTimeout(turn, 50));
   }
-  throw new Error(`nothing listens on port ${port} after 20 s`);
+  throw new Error(`nothing listens on port ${port} after a minute`);
 }

@@ -32,6 +32,7 @@ const cases = [
   { name: 'GET 100 MB', size: 100_000_000, pieces: 1, connections: 2, aim: 0.95 },
 ].filter(({ name }) => !process.argv[2] || name.includes(process.argv[2]));
 
+const stops: (() => Promise<unknown>)[] = [];
 try {
   const content = join(directory, 'content');
   const hashes = new Map<string, string[]>();
@@ -49,6 +50,7 @@ try {
   }
   await prepareDatabase([...hashes.values()].flat());
   const nginx = await startYardstick({ directory, root: content, authority });
+  stops.push(nginx.stop);
   const ours = await startOurs(content);
 
   const figures: Figure[] = [];
@@ -70,13 +72,13 @@ try {
     }));
     const warmRequests = size < 1e6 ? 20_000 : 0;
     // In turn, so that what else the machine does falls on both.
-    const rounds = await inTurn(3, [
+    const rounds = await inTurn(5, [
       () => measure({ serving: nginx, authority, requests: yardstickRequests, connections, seconds }),
       () => measure({ serving: ours, authority, requests: ourRequests, connections, seconds, warmRequests }),
     ]);
-    const [theirs, own] = rounds.map(total) as [Measured, Measured];
     // Large answers are counted by their bytes, since few end within the time.
     const figure = (of: Measured) => (size >= 1e6 ? of.bodyBytes / size / of.cpuSeconds : of.requestsPerCpuSecond);
+    const [theirs, own] = rounds.map((each) => best(each, figure)) as [Measured, Measured];
     figures.push({
       name,
       unit: 'requests per CPU second',
@@ -89,9 +91,8 @@ try {
   }
   if (!process.argv[2])
     await keepResult({ bench: 'content', yardstick: 'nginx over TLS, client certificates', figures });
-  await ours.stop();
-  await nginx.stop();
 } finally {
+  for (const stop of stops) await stop();
   await admin.query(`drop database if exists ${name} with (force)`);
   await admin.end();
   await rm(directory, { recursive: true });
@@ -119,15 +120,16 @@ async function startOurs(content: string): Promise<Serving> {
     stderr: 'inherit',
     nodeOptions: (process.env.BENCH_NODE_OPTIONS ?? '').split(' ').filter(Boolean),
   });
+  stops.push(async () => {
+    server.kill('SIGTERM');
+    await server;
+  });
   await waitForPort(port, server);
   return {
     host: '127.0.0.1',
     port,
     pids: [server.pid!],
-    async stop() {
-      server.kill('SIGTERM');
-      await server;
-    },
+    stop: async () => {},
   };
 }
 
@@ -140,17 +142,7 @@ async function inTurn(rounds: number, measures: (() => Promise<Measured>)[]): Pr
   return results;
 }
 
-function total(rounds: Measured[]): Measured {
-  const sum = (of: (round: Measured) => number) => rounds.map(of).reduce((a, b) => a + b, 0);
-  const requests = sum((round) => round.requests);
-  const cpuSeconds = sum((round) => round.cpuSeconds);
-  return {
-    requests,
-    bodyBytes: sum((round) => round.bodyBytes),
-    seconds: sum((round) => round.seconds),
-    p50Ms: sum((round) => round.p50Ms) / rounds.length,
-    p99Ms: Math.max(...rounds.map((round) => round.p99Ms)),
-    cpuSeconds,
-    requestsPerCpuSecond: requests / cpuSeconds,
-  };
+/** The best round: what else the machine does can only take from a server's caches, never add to them. */
+function best(rounds: Measured[], figure: (of: Measured) => number): Measured {
+  return rounds.reduce((a, b) => (figure(a) >= figure(b) ? a : b));
 }
