@@ -21,6 +21,8 @@ export interface ReleasedPointer {
   runMode: 'do' | 'noop';
   /** `"<catalog>.<plugins>.<run mode>"`, quotes included. */
   etag: string;
+  /** All of this as the headers of an answer, made once. */
+  headers: Readonly<Record<string, string>>;
   /** The oldest open wish that the node run. */
   request: { id: string; mode: 'noop' | 'do' | 'policy'; expiresAtMs: number } | undefined;
 }

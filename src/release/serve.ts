@@ -102,7 +102,7 @@ export function serveRoutes(deps: ServeDeps): Routes {
     pointer: ReleasedPointer,
   ): Promise<FastifyReply> {
     const gzip = await catalogs.get(pointer.catalog);
-    reply.headers(headersOf(pointer));
+    reply.headers(pointer.headers);
     reply.header('content-type', 'application/json; charset=utf-8').header('vary', 'accept-encoding');
     if (takesGzip(request.headers['accept-encoding'])) return reply.header('content-encoding', 'gzip').send(gzip);
     const document = createGunzip();
@@ -150,37 +150,24 @@ function releasedPointer(row: ServedPointer): ReleasedPointer | undefined {
   if (!catalog || !codeVersion || !plugins) return undefined;
   // A catalog of an environment that is gone is only rehearsed.
   const runMode = row.run_policy ?? 'noop';
-  return {
-    catalog,
-    codeVersion,
-    plugins,
-    runMode,
-    etag: `"${catalog}.${plugins}.${runMode}"`,
-    request:
-      row.request && row.request_mode && row.requested_at
-        ? {
-            id: row.request,
-            mode: row.request_mode,
-            expiresAtMs: row.requested_at.getTime() + RUN_REQUEST_TIME_MAX_MS,
-          }
-        : undefined,
+  const etag = `"${catalog}.${plugins}.${runMode}"`;
+  const request =
+    row.request && row.request_mode && row.requested_at
+      ? { id: row.request, mode: row.request_mode, expiresAtMs: row.requested_at.getTime() + RUN_REQUEST_TIME_MAX_MS }
+      : undefined;
+  const headers = {
+    etag,
+    'callboard-catalog': catalog,
+    'callboard-code-version': codeVersion,
+    'callboard-plugins': plugins,
+    'callboard-run-mode': runMode,
+    ...(request && { 'callboard-run-request': `${request.id};mode=${request.mode}` }),
   };
-}
-
-function headersOf(pointer: ReleasedPointer): Record<string, string> {
-  const headers: Record<string, string> = {
-    etag: pointer.etag,
-    'callboard-catalog': pointer.catalog,
-    'callboard-code-version': pointer.codeVersion,
-    'callboard-plugins': pointer.plugins,
-    'callboard-run-mode': pointer.runMode,
-  };
-  if (pointer.request) headers['callboard-run-request'] = `${pointer.request.id};mode=${pointer.request.mode}`;
-  return headers;
+  return { catalog, codeVersion, plugins, runMode, etag, headers, request };
 }
 
 function notModified(reply: FastifyReply, pointer: ReleasedPointer): FastifyReply {
-  return reply.code(304).headers(headersOf(pointer)).send();
+  return reply.code(304).headers(pointer.headers).send();
 }
 
 function isUnchanged(request: NodeRequest, pointer: ReleasedPointer): boolean {

@@ -10,6 +10,7 @@ const pointer = (catalog: string, expiresAtMs?: number): ReleasedPointer => ({
   plugins: 'p',
   runMode: 'do',
   etag: `"${catalog}"`,
+  headers: {},
   request: expiresAtMs === undefined ? undefined : { id: 'r', mode: 'do', expiresAtMs },
 });
 
