@@ -38,8 +38,8 @@ function room(name: string): string {
 /** Each import of our own files in a text: paths relative to the root of the repository. */
 function imports(file: string): string[] {
   const text = readFileSync(file, 'utf8');
-  return [...text.matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g), ...text.matchAll(/new URL\('(\.[^']+\.ts)'/g)].map((match) =>
-    relative(ROOT, join(dirname(file), match[1]!)),
+  return [...text.matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g), ...text.matchAll(/new URL\('(\.[^']+\.ts)'/g)].map(
+    (match) => relative(ROOT, join(dirname(file), match[1]!)),
   );
 }
 
@@ -59,7 +59,9 @@ test('imports go the way the layout says', () => {
 
 test('the nouns do no input or output', () => {
   const wrong = sources.filter(
-    (name) => room(name) === 'model' && /from 'node:(fs|net|http|https|child_process|tls)/.test(readFileSync(join(SRC, name), 'utf8')),
+    (name) =>
+      room(name) === 'model' &&
+      /from 'node:(fs|net|http|https|child_process|tls)/.test(readFileSync(join(SRC, name), 'utf8')),
   );
   expect(wrong).toEqual([]);
 });
@@ -74,7 +76,9 @@ test('nothing is left open', () => {
   const tests = readdirSync(join(ROOT, 'test'), { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.ts') && name !== 'tidy.test.ts')
     .map((name) => join(ROOT, 'test', name));
-  const open = [...sources.map((name) => join(SRC, name)), ...tests].filter((file) => marks.test(readFileSync(file, 'utf8')));
+  const open = [...sources.map((name) => join(SRC, name)), ...tests].filter((file) =>
+    marks.test(readFileSync(file, 'utf8')),
+  );
   expect(open.map((file) => relative(ROOT, file))).toEqual([]);
 });
 

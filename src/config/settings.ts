@@ -1,6 +1,6 @@
 /**
- * Every setting of the control plane, once: its name, type, unit, default and sentence. The flags of `callboard server`, the
- * environment variables and docs/settings.md are made from this list. A flag wins over its variable, which wins over the
+ * Every setting of the control plane, once: its name, type, unit, default and sentence. The flags of `callboard server`, its
+ * help and the environment variables are made from this list. A flag wins over its variable, which wins over the
  * default. Reading settings is pure: nothing here looks at files or at the network.
  */
 import { availableParallelism, hostname } from 'node:os';
