@@ -35,7 +35,7 @@ function startNode(certname: string, state: string): ResultPromise {
       ...[PROGRAM, '--server', control.url, '--certname', certname, '--state', state],
       ...['--splay', '0', '--wake-splay', '0', '--poll-interval', '2s'],
     ],
-    { forceKillAfterDelay: false, reject: false, all: true, forceKillAfterDelay: false },
+    { reject: false, all: true, forceKillAfterDelay: false },
   );
   started.push(node);
   return node;
