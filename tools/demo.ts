@@ -6,14 +6,15 @@
 import { existsSync } from 'node:fs';
 import { cp, mkdir, readFile, rm, symlink } from 'node:fs/promises';
 import { createServer } from 'node:net';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { execa, type ResultPromise } from 'execa';
 import pc from 'picocolors';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
-const DEMO = join(ROOT, '.demo');
+/** Everything that the demo makes lies in here; another folder may be given as the argument. */
+const DEMO = resolve(process.argv[2] ?? join(ROOT, '.demo'));
 const MANAGED = join(DEMO, 'managed');
 const REPO = join(DEMO, 'control-repo');
 const NODE = 'demo.callboard.test';
