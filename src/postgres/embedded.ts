@@ -135,6 +135,11 @@ export async function startEmbeddedPostgres(stateDirectory: string, logger: Logg
     if (child?.pid) await stopProcess(child.pid, () => child === undefined);
     throw error;
   }
+  // Whoever exits without `stop`, or before it is done, leaves a PostgreSQL that stops by itself.
+  const onExit = () => {
+    if (child?.pid) signal(child.pid, 'SIGINT');
+  };
+  process.once('exit', onExit);
   logger.info({ pid: child!.pid, port: address.port, account: accountName(account) }, 'PostgreSQL runs');
   return {
     url: address.url,
@@ -145,6 +150,7 @@ export async function startEmbeddedPostgres(stateDirectory: string, logger: Logg
       wakeRestart.abort();
       const running = child;
       if (running?.pid) await stopProcess(running.pid, () => child !== running);
+      process.off('exit', onExit);
     },
   };
 }
@@ -379,19 +385,24 @@ async function isPostgresOn(pid: number, data: string): Promise<boolean> {
 
 /** Fast shutdown, then immediate shutdown, then the end: each has its time. */
 async function stopProcess(pid: number, gone: () => boolean): Promise<void> {
-  for (const [signal, timeMax] of [
+  for (const [name, timeMax] of [
     ['SIGINT', FAST_STOP_TIME_MAX_MS],
     ['SIGQUIT', IMMEDIATE_STOP_TIME_MAX_MS],
     ['SIGKILL', IMMEDIATE_STOP_TIME_MAX_MS],
   ] as const) {
     if (gone()) return;
-    try {
-      process.kill(pid, signal);
-    } catch {
-      return;
-    }
+    if (!signal(pid, name)) return;
     const until = Date.now() + timeMax;
     while (!gone() && Date.now() < until) await sleep(20);
+  }
+}
+
+/** False where there is no such process any more. */
+function signal(pid: number, name: NodeJS.Signals): boolean {
+  try {
+    return process.kill(pid, name);
+  } catch {
+    return false;
   }
 }
 
