@@ -7,6 +7,7 @@
  * - Nothing here ends the daemon. What fails is logged and tried again; only a stop ends the loops.
  */
 import { randomBytes } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { mkdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -58,6 +59,8 @@ export interface NodeSettings {
 
 /** Runs until `stop`; then ends gracefully. Throws only when it cannot start: NODE_STATE_IN_USE, NODE_CERTIFICATE_MISSING. */
 export async function runNode(settings: NodeSettings, log: Logger, stop: AbortSignal): Promise<void> {
+  // Every request and every wait hears of the stop.
+  setMaxListeners(0, stop);
   await mkdir(settings.state, { recursive: true, mode: 0o700 });
   const unlock = await lockState(settings.state);
   try {
@@ -66,6 +69,12 @@ export async function runNode(settings: NodeSettings, log: Logger, stop: AbortSi
   } finally {
     await unlock();
   }
+}
+
+interface CollectedFacts {
+  document: Buffer;
+  environment: string;
+  at: number;
 }
 
 class NodeDaemon {
@@ -90,11 +99,15 @@ class NodeDaemon {
   /** Content of the current catalog may be missing: damage, or a hand in the state directory. */
   #complete = false;
   #factsPlugins: ContentHash | null = null;
+  /** Facts that were collected and not yet taken by the control plane. */
+  #unsent: CollectedFacts | null = null;
   #wanted: Wanted | null = null;
   #running: { id: RunId; catalog: CatalogHash; plugins: ContentHash | null } | null = null;
   /** Requests that were taken up; the control plane goes on to name one until it has the run's start. */
   readonly #taken = new Set<string>();
   #hasFacts = false;
+  /** The catalog has been looked for once, in vain or not: a start does not run what is about to be replaced. */
+  #looked = false;
 
   constructor(settings: NodeSettings, log: Logger, stop: AbortSignal) {
     const { state } = settings;
@@ -150,7 +163,10 @@ class NodeDaemon {
     for (;;) {
       const rung = await this.#factsAlarm.until(at);
       if (this.#stop.aborted) return;
-      if (rung) await this.#pause(wakeSplayMs);
+      if (rung) {
+        this.#unsent = null;
+        await this.#pause(wakeSplayMs);
+      }
       const startedAt = Date.now();
       try {
         await this.#collectAndSubmit();
@@ -169,22 +185,33 @@ class NodeDaemon {
   }
 
   async #collectAndSubmit(): Promise<void> {
-    // Without the control plane facts are collected all the same, with the plugins at hand: runs need them.
+    let tree = this.#factsPlugins;
     let unreachable: unknown;
     try {
-      const tree = await this.#control.plugins();
-      if (tree) await this.#synced(() => this.#plugins.ensure(tree));
-      this.#factsPlugins = tree;
+      tree = await this.#control.plugins();
+      if (tree) await this.#synced(() => this.#plugins.ensure(tree!));
     } catch (error) {
       unreachable = error;
-      this.#factsPlugins ??= this.#catalogs.current?.plugins ?? null;
+      tree ??= this.#catalogs.current?.plugins ?? null;
     }
+    // Without the control plane facts are collected all the same, with the plugins at hand, since runs need them. But once: what
+    // could not be sent waits to be sent, and Facter, the dearest thing a node does, is not run again for each try.
+    const unsent = this.#unsent;
+    const isStale = !unsent || Date.now() - unsent.at >= this.#settings.factsIntervalMs || tree !== this.#factsPlugins;
+    this.#factsPlugins = tree;
+    const facts = isStale ? await this.#collectFacts(tree) : unsent;
+    this.#unsent = facts;
+    if (unreachable) throw unreachable;
+    await this.#facts.submit(facts.environment, facts.document, Date.now());
+    this.#unsent = null;
+  }
+
+  async #collectFacts(tree: ContentHash | null): Promise<CollectedFacts> {
     const environment = this.#environment();
-    const document = await this.#facts.collect(this.#puppetJob(this.#factsPlugins, environment, this.#settings.noop));
+    const document = await this.#facts.collect(this.#puppetJob(tree, environment, this.#settings.noop));
     this.#hasFacts = true;
     this.#runAlarm.ring();
-    if (unreachable) throw unreachable;
-    await this.#facts.submit(environment, document, Date.now());
+    return { document, environment, at: Date.now() };
   }
 
   #environment(): string {
@@ -210,6 +237,10 @@ class NodeDaemon {
         this.#log.warn({ err: String(error) }, 'the catalog could not be looked for');
         at = Date.now() + Math.min(pollIntervalMs, backoffMs(failures, 1000, NODE_BACKOFF_MAX_MS, Math.random()));
       }
+      if (!this.#looked) {
+        this.#looked = true;
+        this.#runAlarm.ring();
+      }
     }
   }
 
@@ -221,7 +252,7 @@ class NodeDaemon {
     else if (answer.kind === 'none') this.#log.info('no catalog is released to this node yet');
     if (answer.request && !this.#taken.has(answer.request.id))
       this.#wantRun({ trigger: 'request', request: answer.request });
-    this.#delivery.ring();
+    this.#delivery.back();
   }
 
   /** Makes a served catalog the current one, when all it needs is here. */
@@ -315,7 +346,7 @@ class NodeDaemon {
   }
 
   #ready(): boolean {
-    return this.#catalogs.current !== null && this.#complete && this.#hasFacts;
+    return this.#looked && this.#catalogs.current !== null && this.#complete && this.#hasFacts;
   }
 
   async #runOnce(wanted: Wanted): Promise<void> {
@@ -438,7 +469,7 @@ class NodeDaemon {
             if (failures > 0) this.#log.info('the control plane is there again');
             failures = 0;
             // What was said while nobody listened is looked for.
-            this.#delivery.ring();
+            this.#delivery.back();
             this.#catalogAlarm.ring();
           } else if (event === 'run') this.#catalogAlarm.ring();
           else if (event === 'catalog')

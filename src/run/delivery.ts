@@ -21,6 +21,7 @@ export class Delivery {
   readonly #alarm: Alarm;
   #failures = 0;
   #idle: (() => void)[] = [];
+  #back = false;
 
   constructor(spool: Spool, control: ControlPlane, log: Logger, stop: AbortSignal) {
     this.#spool = spool;
@@ -30,8 +31,14 @@ export class Delivery {
     this.#alarm = new Alarm(stop);
   }
 
-  /** There are new events, or the control plane may be back. */
+  /** There are new events. */
   ring(): void {
+    this.#alarm.ring();
+  }
+
+  /** The control plane has just answered somebody: a wait for it need not go on. */
+  back(): void {
+    this.#back = true;
     this.#alarm.ring();
   }
 
@@ -97,8 +104,9 @@ export class Delivery {
   /** Backs off, and meanwhile keeps what grows safe on the disk. */
   async #wait(): Promise<void> {
     this.#failures++;
+    this.#back = false;
     const until = Date.now() + backoffMs(this.#failures, 500, NODE_BACKOFF_MAX_MS, Math.random());
-    while (!this.#stop.aborted && Date.now() < until) {
+    while (!this.#stop.aborted && !this.#back && Date.now() < until) {
       await this.#spool.syncAll();
       await new Promise((resolve) => setTimeout(resolve, Math.min(SPOOL_SYNC_MS, until - Date.now())));
     }

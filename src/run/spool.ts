@@ -270,9 +270,15 @@ function count(lines: Buffer): number {
   return found;
 }
 
+/** A `start` event, which is some hundred bytes. */
 async function firstLine(path: string): Promise<string> {
-  const text = await readFile(path, 'utf8');
-  return text.slice(0, text.indexOf('\n'));
+  const file = await open(path, 'r');
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(64 * 1024), 0, 64 * 1024, 0);
+    return buffer.toString('utf8', 0, Math.max(buffer.subarray(0, bytesRead).indexOf(NEWLINE), 0));
+  } finally {
+    await file.close();
+  }
 }
 
 /** How many whole lines a file has, and their bytes. */

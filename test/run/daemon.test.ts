@@ -2,6 +2,7 @@
  * The node daemon against the control plane's API, with real facter, real Puppet, real TLS and a real disk. One control plane for
  * the file; each test has its own node.
  */
+import { existsSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -208,6 +209,54 @@ test('with the control plane away a node goes on, and on return everything is de
   for (const [index, run] of late.slice(1).entries())
     expect(run.start.seenAt).toBeGreaterThanOrEqual(late[index]!.end.seenAt);
 }, 480_000);
+
+test.runIf(existsSync('/usr/bin/strace'))(
+  'a run opens no socket, files from sources and deferred functions included',
+  async () => {
+    const { certname, settings, target, lines } = await setUp();
+    const trace = join(directory, 'trace');
+    const ruby = join(directory, 'traced-ruby');
+    await writeFile(ruby, `#!/bin/sh\nexec strace -f -e trace=%network,execve -o ${trace} ruby "$@"\n`, {
+      mode: 0o755,
+    });
+    control.setPlugins({
+      'lib/puppet/functions/demo/greet.rb':
+        "Puppet::Functions.create_function(:'demo::greet') { def greet(who); who; end }\n",
+    });
+    const source = 'puppet:///modules/demo/one';
+    control.put('one\n');
+    control.setCatalog(
+      catalogOf(
+        certname,
+        [
+          { type: 'File', title: `${target}/one`, parameters: { source } },
+          {
+            type: 'File',
+            title: `${target}/two`,
+            parameters: { content: { __ptype: 'Deferred', name: 'demo::greet', arguments: ['x'] } },
+          },
+          // Shows that the trace sees what there is to see.
+          { type: 'Exec', title: 'seen', parameters: { command: '/bin/true' } },
+        ],
+        { metadata: { [`${target}/one`]: fileMetadata('one\n', source) } },
+      ),
+    );
+    start({ ...settings, ruby }, lines);
+    await until('the first run', () => control.ended().length === 1, lines);
+    // Collections of facts ask for addresses and names; from here on there are none.
+    const before = (await readFile(trace, 'utf8')).length;
+    await rm(`${target}/one`);
+    control.request = { id: '0190a000-0000-7000-8000-000000000004', mode: 'do' };
+    control.wake('run');
+    await until('the requested run', () => control.ended().length === 2, lines);
+    expect(control.ended()[1]!.end.data).toMatchObject({ status: 'changed', exit_code: 2 });
+    expect(await readFile(`${target}/one`, 'utf8')).toBe('one\n');
+    const calls = (await readFile(trace, 'utf8')).slice(before);
+    expect(calls).toContain('execve("/bin/true"');
+    expect(calls.split('\n').filter((line) => /(socket|connect|sendto|sendmsg|bind)\(/.test(line))).toEqual([]);
+  },
+  480_000,
+);
 
 test('wake-ups, run requests, noop, and only the content that is lacking', async () => {
   const { certname, settings, target, lines } = await setUp();
