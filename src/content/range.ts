@@ -26,6 +26,7 @@ export function parseRange(
 /** Whether If-None-Match names this hash: the asker has it already. */
 export function isNamed(ifNoneMatch: string | undefined, hash: string): boolean {
   if (ifNoneMatch === undefined) return false;
+  if (ifNoneMatch === `"${hash}"`) return true; // what nearly everybody sends
   return ifNoneMatch
     .split(',')
     .map((tag) => tag.trim())

@@ -2,7 +2,7 @@
  * Content over HTTP: `/content/v1/sha256/{hash}`. The name says the bytes, so an answer may be kept for ever and its entity
  * tag is the hash. A node reads what its catalogs and plugin trees name (P9); deployers and admins put and read everything.
  */
-import type { OutgoingHttpHeaders } from 'node:http';
+import type { ServerResponse } from 'node:http';
 import type { Readable } from 'node:stream';
 import type {} from '@fastify/swagger'; // its schema fields: summary
 import type { FastifyReply, FastifyRequest } from 'fastify';
@@ -22,6 +22,7 @@ export interface ContentRoutesOptions {
 }
 
 const URL_PATH = '/content/v1/sha256/:hash';
+const BYTES = 'application/octet-stream';
 const IMMUTABLE = 'private, max-age=31536000, immutable';
 
 const params = Type.Object({ hash: Type.String({ description: 'Lower-case hex SHA-256 of the bytes' }) });
@@ -81,7 +82,10 @@ export function contentRoutes({ store, mayRead }: ContentRoutesOptions): Routes 
     const allowed = isAllowed(request.identity, hash);
     if (allowed !== true) return answerWhenAllowed(allowed, hash, request, reply);
     const bytes = store.readHot(hash);
-    return bytes ? answerBytes(bytes, hash, request, reply) : answerAllowed(hash, request, reply);
+    if (!bytes || request.method === 'HEAD') return answerAllowed(hash, request, reply);
+    const decided = decideAnswer(request.method, request.headers, hash, bytes.length);
+    if (decided.status === 416) return answerAllowed(hash, request, reply);
+    return send(reply, hash, bytes.length, decided, decided.status === 304 ? undefined : bytes);
   }
 
   function isAllowed(identity: Identity, hash: ContentHash): boolean | Promise<boolean> {
@@ -112,69 +116,78 @@ export function contentRoutes({ store, mayRead }: ContentRoutesOptions): Routes 
     const size = await store.size(hash);
     if (size === undefined) throw new CallboardError('CONTENT_NOT_FOUND', { hash });
     const answer = decideAnswer(request.method, request.headers, hash, size);
-    if (answer.status === 304 || answer.status === 416 || request.method === 'HEAD') {
-      return describe(reply, hash, size, answer).send();
+    if (answer.status === 416) {
+      reply.header('content-range', `bytes */${size}`);
+      throw new CallboardError('RANGE_INVALID', { size });
     }
-    if (size <= CONTENT_MEMORY_ITEM_BYTES_MAX) return answerBytes(await store.read(hash), hash, request, reply);
+    if (answer.status === 304 || request.method === 'HEAD') return send(reply, hash, size, answer);
+    if (size <= CONTENT_MEMORY_ITEM_BYTES_MAX) return send(reply, hash, size, answer, await store.read(hash));
     const opened = await store.open(hash);
-    if (opened.size !== size) {
+    try {
       // Put anew between the look and the opening; the asker asks again.
+      if (opened.size !== size) throw new CallboardError('BUSY', { reason: `content ${hash} is being put again` });
+      return await sendPieces(reply, hash, size, answer, opened.pieces(answer));
+    } finally {
       await opened.close();
-      throw new CallboardError('BUSY', { reason: `content ${hash} is being put again` });
     }
-    return sendPieces(describe(reply, hash, size, answer), opened.pieces(answer));
   }
-}
-
-function answerBytes(
-  bytes: Buffer,
-  hash: ContentHash,
-  request: FastifyRequest<Params>,
-  reply: FastifyReply,
-): FastifyReply {
-  const answer = decideAnswer(request.method, request.headers, hash, bytes.length);
-  describe(reply, hash, bytes.length, answer);
-  if (answer.status === 304 || request.method === 'HEAD') return reply.send();
-  return reply.send(answer.status === 200 ? bytes : bytes.subarray(answer.start, answer.start + answer.length));
-}
-
-/** Status and headers. Called when nothing can fail any more: an error must not be kept for a year. */
-function describe(reply: FastifyReply, hash: ContentHash, size: number, answer: Answer): FastifyReply {
-  if (answer.status === 416) {
-    reply.header('content-range', `bytes */${size}`);
-    throw new CallboardError('RANGE_INVALID', { size });
-  }
-  reply
-    .header('etag', `"${hash}"`)
-    .header('cache-control', IMMUTABLE)
-    .header('accept-ranges', 'bytes')
-    .header('content-type', 'application/octet-stream');
-  if (answer.status === 304) return reply.status(304);
-  reply.header('content-length', answer.length);
-  if (answer.status === 200) return reply;
-  const last = answer.start + answer.length - 1;
-  return reply.status(206).header('content-range', `bytes ${answer.start}-${last}/${size}`);
 }
 
 /**
- * Past Fastify's streams: one piece is read when the one before has left for the socket, from a buffer that both use. Bytes
- * that turn out to be damaged break the connection off, since the head has left.
+ * Answers past Fastify's reply, with headers in the form that Node takes as they are: an eighth of the CPU time of a small
+ * answer. Called when nothing can fail any more, so that no error is kept for a year.
  */
-async function sendPieces(reply: FastifyReply, pieces: AsyncGenerator<Buffer>): Promise<FastifyReply> {
+function send(reply: FastifyReply, hash: ContentHash, size: number, answer: Answer, bytes?: Buffer): FastifyReply {
+  reply.hijack();
+  reply.raw.writeHead(answer.status, headOf(hash, size, answer));
+  if (bytes === undefined) reply.raw.end();
+  else if (answer.status === 206) reply.raw.end(bytes.subarray(answer.start, answer.start + answer.length));
+  else reply.raw.end(bytes);
+  return reply;
+}
+
+/**
+ * One piece is read when the one before has left for the socket, from a buffer that both use. Bytes that turn out to be
+ * damaged break the connection off, since the head has left.
+ */
+async function sendPieces(
+  reply: FastifyReply,
+  hash: ContentHash,
+  size: number,
+  answer: Answer,
+  pieces: AsyncGenerator<Buffer>,
+): Promise<FastifyReply> {
   reply.hijack();
   const { raw } = reply;
   try {
-    raw.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders);
-    for await (const piece of pieces) {
-      await new Promise<void>((left, failed) => {
-        raw.write(piece, (error) => (error ? failed(error) : left()));
-      });
-    }
+    raw.writeHead(answer.status, headOf(hash, size, answer));
+    for await (const piece of pieces) await written(raw, piece);
     raw.end();
   } catch (error) {
-    if (!raw.destroyed) reply.log.error({ err: error }, 'content broke off');
+    // A receiver that went away is no news.
+    if (!raw.destroyed) reply.log.error({ err: error, content: hash }, 'content broke off');
     raw.destroy();
-    await pieces.return(undefined);
   }
   return reply;
+}
+
+/** When the piece has left. The callback of a write is not called in every case of a connection that ends. */
+function written(raw: ServerResponse, piece: Buffer): Promise<void> {
+  return new Promise((left, failed) => {
+    const ended = () => failed(new Error('the receiver went away'));
+    raw.once('close', ended);
+    raw.write(piece, (error) => {
+      raw.off('close', ended);
+      if (error) failed(error);
+      else left();
+    });
+    if (raw.closed) ended();
+  });
+}
+
+function headOf(hash: ContentHash, size: number, { status, start, length }: Answer): string[] {
+  const head = ['etag', `"${hash}"`, 'cache-control', IMMUTABLE, 'accept-ranges', 'bytes', 'content-type', BYTES];
+  if (status !== 304) head.push('content-length', String(length));
+  if (status === 206) head.push('content-range', `bytes ${start}-${start + length - 1}/${size}`);
+  return head;
 }
