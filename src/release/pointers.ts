@@ -15,7 +15,7 @@ import {
   type Move,
   type MoveCause,
   moveAfterCompile,
-  moveAfterUnpin,
+  moveByPolicies,
   planRelease,
   planRollback,
   type Skipped,
@@ -216,12 +216,12 @@ export async function unpin(
 ): Promise<PinOutcome> {
   return inTransaction(db, async (tx) => {
     const environment = await lockOneNode(tx, wish.certname);
-    const node = (await store.nodeState(tx, wish.certname))!;
+    const [node] = await store.nodesWithCompiles(tx, environment, wish.certname);
+    if (!node) throw new CallboardError('ENVIRONMENT_NOT_FOUND', { environment });
     if (!node.pinned) throw new CallboardError('NOTHING_TO_RELEASE', { reason: `${wish.certname} is not pinned` });
     const state = await knownEnvironment(tx, environment);
-    const compiles = await store.lastCompiles(tx, wish.certname, environment);
     // A node that stays where it is has a move all the same: its history tells who lifted the pin.
-    const move = moveAfterUnpin(state, node, compiles) ?? {
+    const move = moveByPolicies(state, { ...node, pinned: false }, node.compiles) ?? {
       certname: wish.certname,
       catalog: node.released_catalog!,
       code_version: node.released_code_version!,
@@ -237,6 +237,24 @@ export async function unpin(
     await queue.queueCompiles(tx, wish.certname, 'unpinned');
     await tell(tx, id, environment, [move]);
     return { release: id, certname: wish.certname, catalog: move.catalog, code_version: move.code_version };
+  });
+}
+
+/**
+ * To be called after an environment's policies were changed: moves each node to where they put it now, and has everybody
+ * look anew, since the run policy is a part of what nodes are answered. Safe to repeat. How many moved.
+ */
+export async function applyPolicies(db: Database, environment: string): Promise<number> {
+  return inTransaction(db, async (tx) => {
+    await store.lockEnvironment(tx, environment);
+    const state = await knownEnvironment(tx, environment);
+    await store.lockNodes(tx, environment);
+    const nodes = await store.nodesWithCompiles(tx, environment);
+    const moves = nodes.flatMap((node) => moveByPolicies(state, node, node.compiles) ?? []);
+    for (const [cause, group] of Object.entries(Object.groupBy(moves, (move) => move.cause)))
+      await store.movePointers(tx, cause as MoveCause, null, group!);
+    await notify(tx, 'callboard_node', { environment });
+    return moves.length;
   });
 }
 

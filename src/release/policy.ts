@@ -189,17 +189,20 @@ function notFound(
 }
 
 /**
- * Where a pointer goes when a pin is lifted: to what the policies would have made of the last compiles while it was pinned.
- * `compiles` are the node's last results in its environment. Undefined where it stays.
+ * Where the policies put a node, given its last results in its environment: what `moveAfterCompile` would have made of them
+ * had the policies, or the node's freedom, been then as they are now. Undefined where it stays.
  */
-export function moveAfterUnpin(
+export function moveByPolicies(
   environment: EnvironmentState,
   node: NodeState,
   compiles: readonly CompileResult[],
-): Move | undefined {
-  const free = { ...node, pinned: false };
-  const moving = compiles.filter((result) => moveAfterCompile(environment, free, result) !== undefined);
+): (Move & { cause: 'facts' | 'code' | 'join' }) | undefined {
+  const moves = compiles.flatMap((result) => {
+    const cause = moveAfterCompile(environment, node, result);
+    return cause
+      ? [{ certname: node.certname, catalog: result.catalog!, code_version: result.codeVersion, cause }]
+      : [];
+  });
   // The environment's newest code is the furthest that any policy goes.
-  const chosen = moving.find((result) => result.codeVersion === environment.code_version) ?? moving[0];
-  return chosen && { certname: node.certname, catalog: chosen.catalog!, code_version: chosen.codeVersion };
+  return moves.find((move) => move.code_version === environment.code_version) ?? moves[0];
 }

@@ -7,7 +7,15 @@ import { sql } from 'kysely';
 import type { CatalogHash, Certname, CodeVersionHash, EnvironmentName } from '../model/ids.ts';
 import { RUN_REQUEST_TIME_MAX_MS } from '../model/limits.ts';
 import { type Queries, row, rows, type Transaction } from '../postgres/database.ts';
-import type { EnvironmentState, Move, MoveCause, NodeState, ReleaseCandidate, RollbackCandidate } from './policy.ts';
+import type {
+  CompileResult,
+  EnvironmentState,
+  Move,
+  MoveCause,
+  NodeState,
+  ReleaseCandidate,
+  RollbackCandidate,
+} from './policy.ts';
 
 /** First key of the advisory locks of environments; the second is a hash of the name. */
 const ENVIRONMENT_LOCK = 7_231_003;
@@ -256,18 +264,30 @@ export async function catalogsByPrefix(
   );
 }
 
-/** The last results of a node in an environment, by code version. */
-export async function lastCompiles(
-  db: Queries,
-  certname: Certname,
+/** Nodes of an environment with their last results there under the code versions that a policy may move them to. */
+export async function nodesWithCompiles(
+  tx: Transaction,
   environment: string,
-): Promise<{ environment: string; codeVersion: CodeVersionHash; catalog: CatalogHash | null }[]> {
+  certname?: Certname,
+): Promise<(NodeState & { compiles: CompileResult[] })[]> {
   return rows(
     sql`
-      select environment, code_version as "codeVersion", catalog
-      from compiled where certname = ${certname} and environment = ${environment}
+      select n.certname, n.environment, n.released_catalog, n.released_code_version, n.pinned,
+        c.environment as released_environment,
+        (
+          select coalesce(json_agg(json_build_object(
+            'environment', k.environment, 'codeVersion', k.code_version, 'catalog', k.catalog)), '[]')
+          from compiled k
+          where (k.certname, k.environment) = (n.certname, n.environment)
+            and k.code_version in (n.released_code_version, e.released_code_version, e.code_version)
+        ) as compiles
+      from node n
+        join environment e on e.name = n.environment
+        left join catalog c on c.id = n.released_catalog
+      where n.environment = ${environment} and ${certname ? sql`n.certname = ${certname}` : sql`true`}
+      order by n.certname
     `,
-    db,
+    tx,
   );
 }
 

@@ -4,6 +4,7 @@ import { afterAll, beforeEach, expect, test } from 'vitest';
 import { type App, buildApp } from '../../src/http/app.ts';
 import type { Identity } from '../../src/http/identity.ts';
 import type { Certname } from '../../src/model/ids.ts';
+import { applyPolicies } from '../../src/release/pointers.ts';
 import { releaseRoutes } from '../../src/release/routes.ts';
 import { freshDatabase } from '../postgres/fresh.ts';
 import { fleet, sha256 } from './fleet.ts';
@@ -223,6 +224,32 @@ test('a pinned node stays on one exact catalog until it is unpinned, and then ca
   expect((await made.moves(name('a'))).map((move) => move.cause)).toEqual(['release', 'facts', 'pin', 'unpin']);
   expect((await made.moves(name('a')))[2]!.previous_catalog).toBe(two.catalog);
   expect((await call('DELETE', `/api/v1/pins/${name('a')}`)).status).toBe(409);
+});
+
+test('policies that were changed take effect at once, on what was compiled already', async () => {
+  const v1 = await made.code(environment, 'pointers 1');
+  for (const short of ['a', 'b', 'new']) await made.node(name(short), environment);
+  for (const short of ['a', 'b']) await compile(short, v1, 'one');
+  await call('POST', '/api/v1/releases', { environment, nodes: 'all' });
+  await made.environment(environment, { facts: 'held' });
+  const two = await compile('a', v1, 'two');
+  expect(two.cause).toBeUndefined();
+  await made.environment(environment, { facts: 'auto' });
+  expect(await applyPolicies(db, environment)).toBe(1);
+  expect(await made.pointer(name('a'))).toMatchObject({ catalog: two.catalog, code_version: v1 });
+
+  const v2 = await made.code(environment, 'pointers 2');
+  await pool.query('update node set pinned = true where certname = $1', [name('b')]);
+  for (const short of ['a', 'b', 'new']) await compile(short, v2, 'three');
+  await notifications();
+  await made.environment(environment, { code: 'auto' });
+  expect(await applyPolicies(db, environment)).toBe(2);
+  expect((await made.moves(name('a'))).map((move) => move.cause)).toEqual(['release', 'facts', 'code']);
+  expect((await made.moves(name('new'))).map((move) => move.cause)).toEqual(['join']);
+  expect(await made.pointer(name('b'))).toMatchObject({ code_version: v1 });
+  expect(await notifications()).toEqual([{ environment }]);
+  expect(await applyPolicies(db, environment)).toBe(0);
+  expect(await notifications(), 'the run policy may be another').toEqual([{ environment }]);
 });
 
 test('a node is never pinned to the catalog of another node or environment', async () => {

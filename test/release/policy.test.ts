@@ -4,7 +4,7 @@ import type { CatalogHash, Certname, CodeVersionHash } from '../../src/model/ids
 import {
   type EnvironmentState,
   moveAfterCompile,
-  moveAfterUnpin,
+  moveByPolicies,
   type NodeState,
   planRelease,
   planRollback,
@@ -157,11 +157,14 @@ test('a rollback undoes the last release once, and skips what has no way back', 
   expect(plan.skipped.map((each) => each.certname)).toEqual(['first', 'moved-in', 'never', 'pinned']);
 });
 
-test('lifting a pin brings a node to where the policies would have moved it', () => {
-  const pinned = { ...node, pinned: true };
+test('the policies put a node at the furthest that they allow', () => {
   const compiles = [result(V1, B), result(V2, B)];
-  expect(moveAfterUnpin(held, pinned, compiles)).toEqual({ certname: 'n', catalog: B, code_version: V1 });
-  expect(moveAfterUnpin({ ...held, code_policy: 'auto' }, pinned, compiles)).toMatchObject({ code_version: V2 });
-  expect(moveAfterUnpin({ ...held, facts_policy: 'held' }, pinned, compiles)).toBeUndefined();
-  expect(moveAfterUnpin(held, pinned, [result(V1, null)])).toBeUndefined();
+  expect(moveByPolicies(held, node, compiles)).toEqual({ certname: 'n', catalog: B, code_version: V1, cause: 'facts' });
+  expect(moveByPolicies({ ...held, code_policy: 'auto' }, node, compiles)).toMatchObject({
+    code_version: V2,
+    cause: 'code',
+  });
+  expect(moveByPolicies({ ...held, facts_policy: 'held' }, node, compiles)).toBeUndefined();
+  expect(moveByPolicies(held, node, [result(V1, null)])).toBeUndefined();
+  expect(moveByPolicies(held, { ...node, pinned: true }, compiles)).toBeUndefined();
 });
