@@ -14,6 +14,9 @@ import { type FreshDatabase, freshDatabase } from '../postgres/fresh.ts';
 
 const run = promisify(execFile);
 
+// Other programs are started here, and a machine may be busy.
+vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
+
 let directory: string;
 let state: string;
 let database: FreshDatabase;

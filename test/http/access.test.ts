@@ -122,8 +122,8 @@ describe('an operator’s token', () => {
     expect(await ask()).toBe(200);
     await revokeToken(db, id);
     const revokedAt = Date.now();
-    await expect.poll(ask, { timeout: 3000, interval: 20 }).toBe(401);
-    expect(Date.now() - revokedAt).toBeLessThan(1500);
+    await expect.poll(ask, { timeout: 10_000, interval: 20 }).toBe(401);
+    expect(Date.now() - revokedAt).toBeLessThan(2500);
     await expect(revokeToken(db, id)).rejects.toMatchObject({ code: 'TOKEN_NOT_FOUND' });
   });
 

@@ -234,7 +234,7 @@ describe('senders', () => {
     await expect(
       lines(source([bomb], headers), { lineBytesMax: 2 ** 30, bodyBytesMax: 1024 * 1024 }),
     ).rejects.toMatchObject({ code: 'BODY_TOO_LARGE' });
-    expect(performance.now() - began).toBeLessThan(2000);
+    expect(performance.now() - began).toBeLessThan(10_000);
     const after = process.memoryUsage();
     expect(after.external - before.external).toBeLessThan(64 * 1024 * 1024);
   });

@@ -18,6 +18,9 @@ import { freshDatabase } from '../postgres/fresh.ts';
 
 const run = promisify(execFile);
 
+// Other programs are started here, and a machine may be busy.
+vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
+
 let state: string;
 let ca: Ca;
 let app: App;
@@ -196,7 +199,7 @@ describe('on a connection that stays open', () => {
     const serials = await other.revoke('right.example');
     expect(serials).toContain(issued.serial);
     await vi.waitFor(async () => expect((await ask(CATALOG, options)).status).toBe(401), {
-      timeout: 2000,
+      timeout: 5000,
       interval: 10,
     });
     expect(Object.values(agent.freeSockets).flat()).toHaveLength(1);
@@ -209,7 +212,7 @@ describe('on a connection that stays open', () => {
     const options = { ...as(await ca.issue('right.example', { days: 4 / 86_400 })), agent };
     expect((await ask(CATALOG, options)).status).toBe(200);
     await vi.waitFor(async () => expect((await ask(CATALOG, options)).status).toBe(401), {
-      timeout: 8000,
+      timeout: 20_000,
       interval: 100,
     });
     agent.destroy();
