@@ -196,6 +196,7 @@ create table run (
 create index run_by_certname on run (certname, started_at desc, id desc);
 create index run_by_start on run (started_at desc, id desc);
 create index run_failed on run (started_at desc, id desc) where status = 'failed';
+create index run_running on run (started_at desc, id desc) where state = 'running';
 create index run_by_day on run (day);
 
 create table run_event (

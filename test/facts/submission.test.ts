@@ -1,7 +1,6 @@
 /** Facts submitted through the real routes to a real PostgreSQL, with compiles queued as real graphile-worker jobs. */
 import { createHash, randomBytes } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
-import { sql } from 'kysely';
 import { pino } from 'pino';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { factsRoutes } from '../../src/facts/routes.ts';
@@ -12,6 +11,7 @@ import { parseCertname } from '../../src/model/ids.ts';
 import type { Transaction } from '../../src/postgres/database.ts';
 import { enqueue, PRIORITY } from '../../src/postgres/queue.ts';
 import { type FreshDatabase, freshDatabase } from '../postgres/fresh.ts';
+import { until } from '../postgres/until.ts';
 
 let database: FreshDatabase;
 let app: App;
@@ -199,8 +199,8 @@ describe('an unchanged submission', () => {
 });
 
 describe('many at once', () => {
-  test('unchanged ones of 300 nodes, some twice, some wrong: each gets its own answer', async () => {
-    const certnames = Array.from({ length: 300 }, (_, i) => `n${i}.example`);
+  test('unchanged ones of 100 nodes, some twice, some wrong: each gets its own answer', async () => {
+    const certnames = Array.from({ length: 100 }, (_, i) => `n${i}.example`);
     await Promise.all(certnames.map((certname) => put({ certname, body: FACTS })));
     const wrong = createHash('sha256').update('another').digest('hex');
     const answers = await Promise.all(
@@ -214,7 +214,7 @@ describe('many at once', () => {
       expect(answers[2 * i + 1]!.statusCode, certname).toBe(304);
     }
     const { rows } = await database.pool.query("select count(*)::int as moved from node where environment = 'staging'");
-    expect(rows[0].moved).toBe(60);
+    expect(rows[0].moved).toBe(20);
   });
 
   test('different documents of one new node: one wins, each is in the history', async () => {
@@ -246,9 +246,9 @@ describe('a database that fails in between (P2)', () => {
       );
     };
     const lost = await put({ body: FACTS });
-    expect(lost.statusCode).toBe(500);
+    expect(lost.json().code).toBe('DATABASE_UNREACHABLE');
     const lostMove = await unchanged(before.node.facts, { environment: 'staging' });
-    expect(lostMove.statusCode).toBe(500);
+    expect(lostMove.json().code).toBe('DATABASE_UNREACHABLE');
     atQueue = async () => {};
     expect({ node: await node(), jobs: await queued() }).toEqual(before);
     expect((await put({ body: FACTS })).json()).toEqual({ facts: HASH, changed: true });
@@ -273,14 +273,12 @@ test('a document that the collector takes in the same moment is stored anew', as
     await collector.query("update node set facts = null where certname = 'other.example'");
     await collector.query('delete from fact_document');
     const waiting = put({ body: FACTS });
-    await expect
-      .poll(async () => {
-        const { rows } = await sql<{ count: number }>`
-          select count(*)::int as count from pg_stat_activity
-          where datname = current_database() and wait_event_type = 'Lock'`.execute(database.db);
-        return rows[0]!.count;
-      })
-      .toBeGreaterThan(0);
+    await until(async () => {
+      const { rows } = await database.pool.query(
+        "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+      );
+      return rows.length > 0;
+    }, 20_000);
     await collector.query('commit');
     expect((await waiting).json()).toEqual({ facts: HASH, changed: true });
   } finally {

@@ -10,6 +10,7 @@ import type { Identity } from '../../src/http/identity.ts';
 import { parseCertname } from '../../src/model/ids.ts';
 import { reportRoutes } from '../../src/report/routes.ts';
 import { type FreshDatabase, freshDatabase } from '../postgres/fresh.ts';
+import { until } from '../postgres/until.ts';
 
 const REAL = readFileSync(new URL('../fixtures/report/failed-run-puppet-7.ndjson', import.meta.url), 'utf8');
 const REAL_LINES = REAL.trimEnd().split('\n');
@@ -101,7 +102,7 @@ describe('a whole run', () => {
     expect((await post('web1.example', run, body)).json()).toEqual({ acknowledged: 5000 });
     expect(await stored(run)).toHaveLength(5000);
     const ranges = () => heard.map(({ payload }) => JSON.parse(payload)).filter((range) => range.run === run);
-    await expect.poll(() => ranges().at(-1)?.to).toBe(5000);
+    await until(() => ranges().at(-1)?.to === 5000, 20_000);
     expect(ranges().length).toBeGreaterThanOrEqual(10);
     let next = 1;
     for (const { from, to, certname } of ranges()) {

@@ -9,6 +9,7 @@ import { parseCertname } from '../../src/model/ids.ts';
 import { type Listener, notify, startListener } from '../../src/postgres/listen.ts';
 import { reportRoutes } from '../../src/report/routes.ts';
 import { type FreshDatabase, freshDatabase } from '../postgres/fresh.ts';
+import { until } from '../postgres/until.ts';
 
 const logger = pino({ level: 'silent' });
 let database: FreshDatabase;
@@ -97,8 +98,8 @@ test('events of the fleet come as they are stored, each once, in order, filtered
   await post('b.example', other, line(1));
   await post('b.example', other, line(2) + line(3));
   const ids = (watcher: { seen: Seen[] }) => watcher.seen.map((event) => event.id);
-  await expect.poll(() => all.seen.length).toBe(5);
-  await expect.poll(() => ofRun.seen.length).toBe(3);
+  await until(() => all.seen.length === 5, 20_000);
+  await until(() => ofRun.seen.length === 3, 20_000);
   expect(ids(ofNode)).toEqual([`${mine}:1`, `${mine}:2`]);
   expect(ids(ofRun)).toEqual([`${other}:1`, `${other}:2`, `${other}:3`]);
   expect(ids(all).sort()).toEqual([...ids(ofNode), ...ids(ofRun)].sort());
@@ -118,7 +119,7 @@ test('events posted one by one are seen within 250 ms', async () => {
     sent.push(performance.now());
     await post('a.example', run, line(sequence));
   }
-  await expect.poll(() => watcher.seen.length, { timeout: 10_000 }).toBe(150);
+  await until(() => watcher.seen.length === 150, 20_000);
   const delays = watcher.seen.map((event, i) => event.at - sent[i]!).sort((a, b) => a - b);
   expect(delays[75]!).toBeLessThan(250);
 });
@@ -127,7 +128,7 @@ test('a thousand events at once reach a watcher whole and in order', async () =>
   const run = randomUUID();
   const watcher = await watch(`?run=${run}`);
   await post('a.example', run, Array.from({ length: 1200 }, (_, i) => line(i + 1)).join(''));
-  await expect.poll(() => watcher.seen.length).toBe(1200);
+  await until(() => watcher.seen.length === 1200, 20_000);
   expect(watcher.seen.map((event) => event.data.sequence)).toEqual(Array.from({ length: 1200 }, (_, i) => i + 1));
 });
 
@@ -152,7 +153,7 @@ test('compiles, deploys and releases are told; a watcher of one node hears its c
   ] as const) {
     await notify(database.db, 'callboard_progress', { kind, id });
   }
-  await expect.poll(() => all.seen.length).toBe(3);
+  await until(() => all.seen.length === 3, 20_000);
   expect(all.seen.map((event) => [event.event, event.data.id]).sort()).toEqual([
     ['compile', compile],
     ['deploy', deploy],
@@ -169,12 +170,12 @@ test('events stored while the listening connection was lost arrive when it is ba
   const run = randomUUID();
   const watcher = await watch(`?run=${run}`);
   await post('a.example', run, line(1));
-  await expect.poll(() => watcher.seen.length).toBe(1);
+  await until(() => watcher.seen.length === 1, 20_000);
   await database.pool.query(
     "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'callboard listener' and datname = current_database()",
   );
   await post('a.example', run, line(2) + line(3));
-  await expect.poll(() => new Set(watcher.seen.map((event) => event.data.sequence)).size, { timeout: 10_000 }).toBe(3);
+  await until(() => new Set(watcher.seen.map((event) => event.data.sequence)).size === 3, 20_000);
 });
 
 describe('a watcher', () => {
@@ -193,19 +194,19 @@ describe('a watcher', () => {
     let sequence = 0;
     for (; sequence < 60 && app.streams.count === 2; sequence += 1)
       await post('a.example', run, line(sequence + 1, filler));
-    await expect.poll(() => watcher.seen.length, { timeout: 10_000 }).toBe(sequence);
+    await until(() => watcher.seen.length === sequence, 20_000);
     // Of the two, only the reader is left.
-    await expect.poll(() => app.streams.count).toBe(1);
+    await until(() => app.streams.count === 1, 20_000);
     stuck.resume();
     await closed;
   });
 
   test('that leaves is forgotten', async () => {
-    await expect.poll(() => app.streams.count).toBe(0);
+    await until(() => app.streams.count === 0, 20_000);
     const watcher = await watch();
     expect(app.streams.count).toBe(1);
     watcher.stop();
     await watcher.ended;
-    await expect.poll(() => app.streams.count).toBe(0);
+    await until(() => app.streams.count === 0, 20_000);
   });
 });
