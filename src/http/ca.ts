@@ -37,7 +37,7 @@ const DAY_MS = 24 * 3600_000;
 /** A server's certificate is made anew when less than this is left of it. */
 const SERVER_RENEW_MS = 60 * DAY_MS;
 const SERVER_DAYS = 2 * 365;
-const LOCK_WAIT_MAX_S = 30;
+const LOCK_WAIT_MAX_S = 60;
 /** How often the list's file is looked at, where the file system tells nothing. */
 const CRL_LOOK_MS = 1000;
 const MAINTAIN_MS = 3600_000;
@@ -402,7 +402,13 @@ async function replaceFile(path: string, text: string, mode: number): Promise<vo
 async function locked<Result>(directory: string, work: () => Promise<Result>): Promise<Result> {
   const file = await open(join(directory, 'lock'), 'a', 0o600);
   try {
-    await execa('flock', ['-x', '-w', String(LOCK_WAIT_MAX_S), '0'], { stdin: file.fd as 0 });
+    const { exitCode } = await execa('flock', ['-x', '-w', String(LOCK_WAIT_MAX_S), '0'], {
+      // Any descriptor will do; the types know the first three.
+      stdin: file.fd as 0,
+      reject: false,
+    });
+    if (exitCode !== 0)
+      throw new CallboardError('BUSY', { reason: `'${directory}' could not be locked with flock(1)` });
     return await work();
   } finally {
     await file.close();
