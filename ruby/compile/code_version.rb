@@ -28,9 +28,12 @@ module Callboard
     end).map { |file| file.delete_prefix('puppet/functions/').delete_suffix('.rb').gsub('/', '::') }.freeze
 
     attr_reader :directory, :name
+    # What Puppet had to say in `prepare`; every compile says it again.
+    attr_reader :messages
 
     def initialize(name, directory)
       @name = name.to_sym
+      @messages = []
       @directory = File.realpath(directory)
       relative = JSON.parse(File.read(File.join(@directory, '.callboard', 'environment.json'))).fetch('modulepath')
       @modulepath = relative.map { |path| File.join(@directory, path) }
@@ -48,6 +51,11 @@ module Callboard
     # What every compile would find out and load first, and what no module has a part in: the list of modules, their loaders,
     # Puppet's own functions. Those take their scope from the compile that calls them.
     def prepare
+      listened = Puppet::Test::LogCollector.new(@messages)
+      Puppet::Util::Log.with_destination(listened) { load_first }
+    end
+
+    def load_first
       Puppet.override(environments: self, current_environment: environment) do
         environment.modules
         loaders = Puppet::Pops::Loaders.new(environment)
@@ -84,7 +92,7 @@ module Callboard
     rescue StandardError, LoadError
       nil
     end
-    private :load_function
+    private :load_first, :load_function
 
     # `text` with the directory cut off: "/state/code/1a2b/site.pp" becomes "site.pp".
     def relative(text)

@@ -18,6 +18,7 @@ module Callboard
     def run(request)
       outcome = Outcome.new(@code_version)
       outcome.listen
+      @code_version.messages.each { |message| Puppet::Util::Log.newmessage(message) }
       begin
         canonical, extra = compile(request)
         header = { 'status' => 'compiled', 'bytes' => canonical.bytesize, 'contents' => extra.contents.values }

@@ -221,7 +221,7 @@ module Callboard
       return if File.size(path) > BYTES_MAX
 
       case path
-      when /\.pp\z/ then ParseCache.current.warm(path)
+      when ParseCache::PARSED then ParseCache.current.warm(path)
       when /\.ya?ml\z/ then YamlCache.current.warm(path)
       end
     end

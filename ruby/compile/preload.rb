@@ -45,6 +45,8 @@ module Callboard
       Puppet[:code] = ''
       Puppet::Util::Log.clear_deduplicated if Puppet::Util::Log.respond_to?(:clear_deduplicated)
       Puppet::Type.clear_misses
+      # Nobody listened: these would be said by the first compile that does.
+      Puppet::Util::Log.instance_variable_get(:@queued).clear
     end
   end
 end

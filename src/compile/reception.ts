@@ -3,7 +3,7 @@
  * token and shows it first; whoever comes without a token that is waited for is turned away at once.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -13,6 +13,8 @@ const TOKEN_LINE_BYTES_MAX = 256;
 /** Connections that have not shown a token yet. */
 const STRANGERS_MAX = 64;
 const TOKEN_TIME_MAX_MS = 10_000;
+
+const PREFIX = 'callboard-compile-';
 
 export interface Expected {
   token: string;
@@ -36,7 +38,8 @@ export class Reception {
   }
 
   static async open(): Promise<Reception> {
-    const directory = await mkdtemp(join(tmpdir(), 'callboard-compile-'));
+    await sweep();
+    const directory = await mkdtemp(join(tmpdir(), `${PREFIX}${process.pid}-`));
     const server = createServer({ pauseOnConnect: true });
     const reception = new Reception(directory, server);
     server.maxConnections = 4096;
@@ -85,5 +88,23 @@ export class Reception {
   async close(): Promise<void> {
     this.#server.close();
     await rm(this.#directory, { recursive: true, force: true });
+  }
+}
+
+/** Removes what processes left that were killed. What is not ours to remove stays. */
+async function sweep(): Promise<void> {
+  const names = await readdir(tmpdir()).catch(() => []);
+  for (const name of names) {
+    const pid = Number(new RegExp(`^${PREFIX}(\\d+)-`).exec(name)?.[1]);
+    if (pid && !isRunning(pid)) await rm(join(tmpdir(), name), { recursive: true, force: true }).catch(() => {});
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }
