@@ -67,7 +67,7 @@ describe('a whole document', () => {
           else if (expected) expect(() => parseRaw(bytes)).toThrow(/stands twice|nested deeper/);
         },
       ),
-      { numRuns: 3000 },
+      { numRuns: 2000 },
     );
   });
 
