@@ -1,11 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { pino } from 'pino';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest';
 import { enqueue, enqueueMany, enqueueSelected, type Queue, queueDepth, startQueue } from '../../src/postgres/queue.ts';
 import { freshDatabase } from './fresh.ts';
 import { until } from './until.ts';
 
+vi.setConfig({ testTimeout: 90_000 });
 const { pool, db } = await freshDatabase();
 const logger = pino({ level: 'fatal' });
 const queues: Queue[] = [];
@@ -93,31 +94,38 @@ test('a job that is queued while it runs is followed by one more', async () => {
 });
 
 /*
- * The race in graphile_worker.add_jobs(): a worker takes the job between its two statements. We make it happen for sure: a
- * trigger on the notification that lies between them cannot be had, so many rounds of queueing against a busy worker must
- * do. Each round's number must be seen by a run that began after it was queued.
+ * The race in graphile_worker.add_jobs(): a worker takes the waiting job between its two statements. A trigger after the first
+ * one waits for a lock that we hold, and lets go when the job is taken.
  */
 test('no job is lost that is queued at the very moment when its predecessor is taken', async () => {
-  let current = 0;
-  let ranWith = 0;
-  await start({
-    concurrency: { compile: 4 },
-    handlers: {
-      compile: async () => {
-        const { rows } = await pool.query('select last_value::int as n from round');
-        ranWith = Math.max(ranWith, rows[0].n);
-      },
-    },
+  await pool.query(`
+    create function pause() returns trigger language plpgsql as $$
+    begin
+      if current_setting('callboard.pause', true) = 'on' then perform pg_advisory_xact_lock_shared(4242); end if;
+      return null;
+    end $$;
+    create trigger pause after update on graphile_worker._private_jobs for each statement execute function pause()`);
+  onTestFinished(async () => void (await pool.query('drop function pause cascade')));
+  await enqueue(db, 'compile', compile('a', 'first'), { key: 'a', priority: 10 });
+  const holder = await pool.connect();
+  await holder.query('select pg_advisory_lock(4242)');
+  const queued = db.transaction().execute(async (tx) => {
+    await sql`set local callboard.pause = 'on'`.execute(tx);
+    await enqueue(tx, 'compile', compile('a', 'second'), { key: 'a', priority: 10 });
   });
-  await pool.query('create sequence round');
-  for (let round = 0; round < 300; round += 1) {
-    await db.transaction().execute(async (tx) => {
-      current = (await sql<{ n: number }>`select nextval('round')::int as n`.execute(tx)).rows[0]!.n;
-      await enqueue(tx, 'compile', compile('a'), { key: 'a', priority: 10 });
-    });
-  }
-  await until(async () => (await queueDepth(db)).every((depth) => depth.waiting + depth.running === 0));
-  expect(ranWith).toBe(current);
+  const waiting = 'select from pg_locks where locktype = $1 and objid = 4242 and not granted';
+  await until(async () => (await pool.query(waiting, ['advisory'])).rowCount === 1);
+  await pool.query("update graphile_worker._private_jobs set locked_by = 'w', locked_at = now(), attempts = 1");
+  await holder.query('select pg_advisory_unlock(4242)');
+  holder.release();
+  await queued;
+  const { rows } = await pool.query(
+    "select key, locked_by, payload ->> 'trigger' as trigger from graphile_worker._private_jobs order by id",
+  );
+  expect(rows).toEqual([
+    { key: null, locked_by: 'w', trigger: 'first' },
+    { key: 'a', locked_by: null, trigger: 'second' },
+  ]);
 });
 
 test('compiles run as many at once as was said, and keep no deploy waiting', async () => {
@@ -186,7 +194,7 @@ test('a handler that throws is tried again, and told which attempt it is', async
     },
   });
   await enqueue(db, 'collect', {}, { key: 'collect', priority: 0, attemptsMax: 2 });
-  await until(() => attempts.length === 2, 15_000);
+  await until(() => attempts.length === 2, 30_000);
   expect(attempts).toEqual([
     [1, false],
     [2, true],

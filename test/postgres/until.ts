@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
 /** Waits for a state, with a deadline; a check that throws counts as "not yet". */
-export async function until(reached: () => boolean | Promise<boolean>, timeMaxMs = 10_000): Promise<void> {
+export async function until(reached: () => boolean | Promise<boolean>, timeMaxMs = 30_000): Promise<void> {
   const end = Date.now() + timeMaxMs;
   let last: unknown;
   for (;;) {
