@@ -15,7 +15,7 @@ notify { 'settings': message => "\${settings::confdir} \${settings::vardir} \${s
 `;
 
 const pool = openPool({ concurrency: 3 });
-beforeAll(() => pool.start(), 120_000);
+beforeAll(() => pool.start(), 300_000);
 afterAll(() => pool.close());
 
 function resources(result: CompileResult): Record<string, Record<string, unknown>> {
@@ -45,7 +45,7 @@ const full = (codeDirectory: string, over: Partial<CompileRequest> = {}) =>
     ...over,
   });
 
-describe('inputs', { timeout: 60_000 }, () => {
+describe('inputs', { timeout: 180_000 }, () => {
   test('are the certificate, the facts, and the server facts as they are told', async () => {
     const code = await codeTree({ 'manifests/site.pp': MANIFEST });
     const result = await pool.compile(full(code));
@@ -84,7 +84,7 @@ describe('inputs', { timeout: 60_000 }, () => {
   });
 });
 
-describe('ENC', { timeout: 60_000 }, () => {
+describe('ENC', { timeout: 180_000 }, () => {
   const files = {
     'manifests/site.pp': 'notify { "seen": message => "${color} ${os}" }',
     'modules/a/manifests/init.pp': 'class a(String $p = "default") { notify { "a": message => $p } }',
@@ -112,7 +112,7 @@ describe('ENC', { timeout: 60_000 }, () => {
   });
 });
 
-describe('P3: equal inputs give equal bytes', { timeout: 120_000 }, () => {
+describe('P3: equal inputs give equal bytes', { timeout: 300_000 }, () => {
   test('in fresh processes, from another directory, with facts in another order, warm and cold', async () => {
     const files = {
       'manifests/site.pp': `${MANIFEST} include many`,
@@ -158,7 +158,7 @@ describe('P3: equal inputs give equal bytes', { timeout: 120_000 }, () => {
   });
 });
 
-test('types and functions of the same name live side by side in two code versions', { timeout: 120_000 }, async () => {
+test('types and functions of the same name live side by side in two code versions', { timeout: 300_000 }, async () => {
   const tree = (param: string) =>
     codeTree({
       'manifests/site.pp': `same { 'x': ${param} => 'v' } notify { 'f': message => same::f() }`,
@@ -174,7 +174,7 @@ test('types and functions of the same name live side by side in two code version
   }
 });
 
-describe('errors and warnings', { timeout: 60_000 }, () => {
+describe('errors and warnings', { timeout: 180_000 }, () => {
   test.each([
     ['notify { "a":', 'Syntax error at end of input', 'manifests/site.pp', null],
     ['\ninclude nowhere', 'Could not find class ::nowhere', 'manifests/site.pp', 2],

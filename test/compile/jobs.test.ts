@@ -62,7 +62,7 @@ beforeAll(async () => {
     await content.put(sha256(`file of ${word}`) as ContentHash, Buffer.from(`file of ${word}`));
   ruby = openPool({ fileserverConfig: join(folder, 'fileserver.conf') });
   await ruby.start();
-}, 120_000);
+}, 300_000);
 afterAll(() => ruby?.close());
 
 beforeEach(async () => {
@@ -139,7 +139,7 @@ const state = async () =>
 const document = async (id: CatalogHash) => JSON.parse(String(await catalogs.readCatalog(db as Database, id)));
 
 test('a node without a pointer joins at what is released; its catalog is stored with all that it names', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async () => {
   await node({ n: 1 });
   await handler()(V1);
@@ -161,7 +161,7 @@ test('a node without a pointer joins at what is released; its catalog is stored 
   expect(rows.map((row) => row.content).sort()).toEqual([sha256('file of first'), sha256('of a mount')].sort());
 });
 
-test('the same inputs make no second catalog and no second move', { timeout: 60_000 }, async () => {
+test('the same inputs make no second catalog and no second move', { timeout: 180_000 }, async () => {
   await node({ n: 1 });
   await handler()(V1);
   const first = (await last())!.catalog;
@@ -173,7 +173,7 @@ test('the same inputs make no second catalog and no second move', { timeout: 60_
 });
 
 test('a failed compile is a row with Puppet’s words, and the last good catalog stays', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async () => {
   await node({ n: 1 });
   await handler()(V1);
@@ -193,7 +193,7 @@ test('a failed compile is a row with Puppet’s words, and the last good catalog
   expect((await state()).released_catalog).not.toBe(good);
 });
 
-test('a candidate is compiled and not released', { timeout: 60_000 }, async () => {
+test('a candidate is compiled and not released', { timeout: 180_000 }, async () => {
   await node({ n: 1 });
   await handler()(V1);
   const before = await state();
@@ -213,7 +213,7 @@ test('jobs that nobody needs any more do nothing', async () => {
   expect(await last()).toBeUndefined();
 });
 
-test('a compile of older inputs that ends later is told, and moves nothing', { timeout: 60_000 }, async () => {
+test('a compile of older inputs that ends later is told, and moves nothing', { timeout: 180_000 }, async () => {
   await node({ n: 1 });
   const { promise: held, resolve: letGo } = Promise.withResolvers<void>();
   const { promise: reached, resolve: reach } = Promise.withResolvers<void>();
@@ -245,7 +245,7 @@ test('trouble of this machine is thrown, for the queue to try again, and writes 
   expect(await last()).toBeUndefined();
 });
 
-test('content that is not there keeps the catalog out', { timeout: 60_000 }, async () => {
+test('content that is not there keeps the catalog out', { timeout: 180_000 }, async () => {
   await node({ n: 1 });
   const other = await openDiskContent({ directory: join(folder, 'other'), fsync: false });
   const stores = catalogStore({
@@ -263,7 +263,7 @@ const answer = (text: string, environmentName?: string): EncAnswer => ({
   hash: sha256(text),
 });
 
-test('the ENC’s answer is compiled with and kept', { timeout: 60_000 }, async () => {
+test('the ENC’s answer is compiled with and kept', { timeout: 180_000 }, async () => {
   await database.query("update environment set enc_command = '/enc'");
   encAnswers['/enc'] = answer('parameters: {enc_says: hello}');
   await node({ n: 1 });
@@ -333,7 +333,7 @@ test('facts queue the newest code and the released one, once each', async () => 
 });
 
 test('a code version released to a node in another environment is not compiled in this one', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async () => {
   await node({ n: 1 });
   await handler()(V1);

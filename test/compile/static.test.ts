@@ -46,7 +46,7 @@ beforeAll(async () => {
   );
   pool = openPool({ fileserverConfig: join(mounts, 'fileserver.conf') });
   await pool.start();
-}, 120_000);
+}, 300_000);
 afterAll(() => pool?.close());
 
 const MANIFEST = `
@@ -89,7 +89,7 @@ const brief = (one: FileMetadata | undefined) => one && `${one.type} ${one.check
 const file = (text: string) => `file {sha256}${sha256(text)} puppet:///sha256/${sha256(text)}`;
 const DIRECTORY = 'directory {ctime}1970-01-01 00:00:00 +0000 -';
 
-describe('single files', { timeout: 60_000 }, () => {
+describe('single files', { timeout: 180_000 }, () => {
   test('say all that an agent asks, and nothing of this machine', async () => {
     const { metadata } = await compiled();
     expect(metadata['/one']).toEqual({
@@ -150,7 +150,7 @@ describe('single files', { timeout: 60_000 }, () => {
   });
 });
 
-describe('trees', { timeout: 60_000 }, () => {
+describe('trees', { timeout: 180_000 }, () => {
   const shape = (list: FileMetadata[] | undefined) => list?.map((one) => `${one.relative_path} ${brief(one)}`);
 
   test('are listed in an order of their own, less what is ignored', async () => {
@@ -201,7 +201,7 @@ describe('trees', { timeout: 60_000 }, () => {
   });
 });
 
-test('content of mounts is named with its path, content of the code version is not', { timeout: 60_000 }, async () => {
+test('content of mounts is named with its path, content of the code version is not', { timeout: 180_000 }, async () => {
   const { contents } = await compiled();
   const byHash = new Map(contents.map((one) => [one.hash, one]));
   expect(byHash.get(sha256('shared'))).toEqual({

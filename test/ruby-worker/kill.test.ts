@@ -34,7 +34,7 @@ async function underWay() {
 }
 
 test('a compile process is killed: its compile is done by another, the one beside it goes on', {
-  timeout: 60_000,
+  timeout: 180_000,
 }, async () => {
   retried.length = 0;
   const { compiles, processes } = await underWay();
@@ -43,7 +43,7 @@ test('a compile process is killed: its compile is done by another, the one besid
   expect(retried).toHaveLength(1);
 });
 
-test('the interpreter is killed: its compiles end with it and are done by a new one', { timeout: 60_000 }, async () => {
+test('the interpreter is killed: its compiles end with it and are done by a new one', { timeout: 180_000 }, async () => {
   retried.length = 0;
   const { compiles, interpreter, processes } = await underWay();
   process.kill(interpreter, 'SIGKILL');
@@ -52,7 +52,7 @@ test('the interpreter is killed: its compiles end with it and are done by a new 
   expect(retried).toHaveLength(2);
 });
 
-test('the parent is killed: everything below it ends, and all of it is started anew', { timeout: 60_000 }, async () => {
+test('the parent is killed: everything below it ends, and all of it is started anew', { timeout: 180_000 }, async () => {
   const { compiles, interpreter, processes } = await underWay();
   process.kill(parent, 'SIGKILL');
   await gone([interpreter, ...processes], 2_000);
@@ -62,7 +62,7 @@ test('the parent is killed: everything below it ends, and all of it is started a
   parent = next;
 });
 
-test('the pool is closed: within two seconds nothing is left', { timeout: 60_000 }, async () => {
+test('the pool is closed: within two seconds nothing is left', { timeout: 180_000 }, async () => {
   const { compiles, interpreter, processes } = await underWay();
   const ends = Promise.allSettled(compiles);
   const startedAt = Date.now();
@@ -73,7 +73,7 @@ test('the pool is closed: within two seconds nothing is left', { timeout: 60_000
   await expect(pool.compile(request('good.example.net'))).rejects.toMatchObject({ code: 'WORKER_FAILED' });
 });
 
-test('the control plane is killed: parent, interpreter and compiles end', { timeout: 60_000 }, async () => {
+test('the control plane is killed: parent, interpreter and compiles end', { timeout: 180_000 }, async () => {
   const directory = await mkdtemp(join(tmpdir(), 'callboard-kill-'));
   const program = join(directory, 'control-plane.ts');
   const pools = new URL('../../src/compile/pool.ts', import.meta.url).href;

@@ -43,7 +43,7 @@ async function failure(name: string, timeMaxMs?: number) {
   return bad.error;
 }
 
-describe.concurrent('what a module does is a result, with its file and line', { timeout: 60_000 }, () => {
+describe.concurrent('what a module does is a result, with its file and line', { timeout: 180_000 }, () => {
   const place = (name: string) => ({ file: `modules/${name}/lib/puppet/functions/${name}/go.rb`, line: 5 });
 
   test('exit', async () => {
@@ -79,7 +79,7 @@ describe.concurrent('what a module does is a result, with its file and line', { 
   });
 });
 
-describe.concurrent('what a process does is trouble: tried once more, then told', { timeout: 120_000 }, () => {
+describe.concurrent('what a process does is trouble: tried once more, then told', { timeout: 300_000 }, () => {
   test('hanging in Ruby', async () => {
     expect((await failure('hang', 3_000)).message).toBe('The compile took longer than 3 s and was ended');
   });
@@ -117,7 +117,7 @@ describe.concurrent('what a process does is trouble: tried once more, then told'
   });
 });
 
-describe('what stays inside', { timeout: 60_000 }, () => {
+describe('what stays inside', { timeout: 180_000 }, () => {
   test('print as much as you like: it is told beside the catalog and not in it', async () => {
     expect(message(await beside('prints'))).toBe('printed');
     const told = await eventually(async () => printed.find((one) => one.certname === 'prints.example.net'));
