@@ -86,7 +86,8 @@ export async function startFleet(nodes: number): Promise<Fleet> {
         nodes: issued.slice(0, connections),
         module: module.pathname,
         seconds,
-        warmSeconds: 1,
+        // Long enough that every node has sent its first, whole document.
+        warmSeconds: 3,
       };
       const client = execaNode(join(import.meta.dirname, 'fleet-client.ts'), [], { ipc: true, reject: false });
       await client.sendMessage(order as never);
