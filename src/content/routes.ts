@@ -120,8 +120,11 @@ export function contentRoutes({ store, mayRead }: ContentRoutesOptions): Routes 
       reply.header('content-range', `bytes */${size}`);
       throw new CallboardError('RANGE_INVALID', { size });
     }
-    if (answer.status === 304 || request.method === 'HEAD') return send(reply, hash, size, answer);
-    if (size <= CONTENT_MEMORY_ITEM_BYTES_MAX) return send(reply, hash, size, answer, await store.read(hash));
+    if (request.method === 'HEAD') return send(reply, hash, size, answer);
+    // Read even where 304 needs no bytes: whoever asks comes again, and is then answered from memory.
+    const bytes = size <= CONTENT_MEMORY_ITEM_BYTES_MAX ? await store.read(hash) : undefined;
+    if (answer.status === 304) return send(reply, hash, size, answer);
+    if (bytes) return send(reply, hash, size, answer, bytes);
     const opened = await store.open(hash);
     try {
       // Put anew between the look and the opening; the asker asks again.
