@@ -43,7 +43,9 @@ test('a compile process is killed: its compile is done by another, the one besid
   expect(retried).toHaveLength(1);
 });
 
-test('the interpreter is killed: its compiles end with it and are done by a new one', { timeout: 180_000 }, async () => {
+test('the interpreter is killed: its compiles end with it and are done by a new one', {
+  timeout: 180_000,
+}, async () => {
   retried.length = 0;
   const { compiles, interpreter, processes } = await underWay();
   process.kill(interpreter, 'SIGKILL');
@@ -52,7 +54,9 @@ test('the interpreter is killed: its compiles end with it and are done by a new 
   expect(retried).toHaveLength(2);
 });
 
-test('the parent is killed: everything below it ends, and all of it is started anew', { timeout: 180_000 }, async () => {
+test('the parent is killed: everything below it ends, and all of it is started anew', {
+  timeout: 180_000,
+}, async () => {
   const { compiles, interpreter, processes } = await underWay();
   process.kill(parent, 'SIGKILL');
   await gone([interpreter, ...processes], 2_000);
