@@ -38,7 +38,7 @@ import { startEmbeddedPostgres } from './postgres/embedded.ts';
 import { startListener } from './postgres/listen.ts';
 import { migrate } from './postgres/migrate.ts';
 import { enqueue, type JobHandlers, PRIORITY, queueDepth, startQueue } from './postgres/queue.ts';
-import { afterCompile } from './release/pointers.ts';
+import { afterCompile, applyPolicies } from './release/pointers.ts';
 import { releaseRoutes } from './release/routes.ts';
 import { serveRoutes } from './release/serve.ts';
 import { reportJobs } from './report/jobs.ts';
@@ -200,7 +200,7 @@ async function start(
     metricsRoutes(metrics),
     auditRoutes({ db }),
     factsRoutes({ db, queueCompiles }),
-    truthRoutes(truth),
+    truthRoutes({ ...truth, applyPolicies: (environment) => applyPolicies(db, environment) }),
     compileRoutes({ db }),
     catalogRoutes({ db, readCatalog: catalogs.readCatalog, content }),
     contentRoutes({ store: content, mayRead: grants.mayRead }),

@@ -57,7 +57,12 @@ const CodeVersion = Type.Object({
   released: Type.Boolean(),
 });
 
-export function truthRoutes(deps: Pick<TruthDependencies, 'db' | 'queueEnvironmentCompiles'>): Routes {
+export interface TruthRoutesDeps extends Pick<TruthDependencies, 'db' | 'queueEnvironmentCompiles'> {
+  /** Makes an environment's policies, as they are now, true of what is compiled already. Safe to repeat. */
+  applyPolicies(environment: string): Promise<unknown>;
+}
+
+export function truthRoutes(deps: TruthRoutesDeps): Routes {
   const { db } = deps;
   const environmentOf = async (name: string): Promise<store.EnvironmentRow> => {
     const environment = await store.findEnvironment(db, parseEnvironmentName(name));
@@ -120,6 +125,8 @@ export function truthRoutes(deps: Pick<TruthDependencies, 'db' | 'queueEnvironme
               );
           }
         });
+        // After the commit: releasing takes the environment's lock, which the transaction above held.
+        await deps.applyPolicies(name);
         return shownEnvironment(await environmentOf(name));
       },
     );

@@ -29,7 +29,7 @@ beforeAll(async () => {
   app = await buildApp({
     identify: (request) => WHO[String(request.headers['x-who'])] ?? { kind: 'anonymous' },
     logger: pino({ level: 'silent' }),
-    rooms: [truthRoutes(truth.deps)],
+    rooms: [truthRoutes({ ...truth.deps, applyPolicies: async () => {} })],
   });
   repo = gitRepository(undefined, 'file');
   repo.commit({ a: 'a' });
