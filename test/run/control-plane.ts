@@ -190,7 +190,11 @@ export class TestControlPlane {
       response.writeHead(200, { 'content-type': 'text/event-stream' });
       response.write(': hello\n\n');
       this.#streams.add(response);
-      response.once('close', () => this.#streams.delete(response));
+      const beat = setInterval(() => response.write(': beat\n\n'), 15_000);
+      response.once('close', () => {
+        clearInterval(beat);
+        this.#streams.delete(response);
+      });
       return;
     }
     const run = /^runs\/([0-9a-f-]{36})\/events$/.exec(rest ?? '')?.[1];

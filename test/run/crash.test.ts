@@ -42,7 +42,7 @@ function startNode(certname: string, state: string): ResultPromise {
 }
 
 async function until(what: string, look: () => boolean): Promise<void> {
-  const deadline = Date.now() + 240_000;
+  const deadline = Date.now() + 400_000;
   while (!look()) {
     if (Date.now() > deadline) throw new Error(`waited in vain for ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
@@ -95,7 +95,7 @@ test('killed in the middle of a run, a daemon delivers at its next start all tha
   expect((await second).exitCode).toBe(0);
   expect((await readdir(join(state, 'spool'))).filter((name) => name.endsWith('.ndjson'))).toEqual([]);
   expect(await readFile(join(target, '19'), 'utf8')).toBe('x');
-}, 480_000);
+}, 900_000);
 
 /** Whether a process of this run is alive. */
 function processes(run: string): boolean {

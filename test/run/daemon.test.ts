@@ -14,7 +14,7 @@ import { catalogOf, directoryMetadata, fileMetadata } from './catalog.ts';
 import { makeCa, type TestCa } from './certificates.ts';
 import { TestControlPlane } from './control-plane.ts';
 
-const PATIENCE_MS = 240_000;
+const PATIENCE_MS = 400_000;
 let directory: string;
 let ca: TestCa;
 let control: TestControlPlane;
@@ -157,7 +157,7 @@ test('facts with custom ones, a catalog with its content, a run, and every event
   expect(JSON.stringify(run!.events)).not.toContain('hush hush');
   // The catalog on disk is the one that was served, to the byte.
   expect(await readFile(join(settings.state, 'catalogs', `${id}.json`))).toEqual(control.catalog!.document);
-}, 480_000);
+}, 900_000);
 
 test('with the control plane away a node goes on, and on return everything is delivered once', async () => {
   const { certname, settings, target, lines } = await setUp();
@@ -209,7 +209,7 @@ test('with the control plane away a node goes on, and on return everything is de
   const late = runs.slice(1, 4);
   for (const [index, run] of late.slice(1).entries())
     expect(run.start.seenAt).toBeGreaterThanOrEqual(late[index]!.end.seenAt);
-}, 480_000);
+}, 900_000);
 
 test.runIf(existsSync('/usr/bin/strace'))(
   'a run opens no connection, files from sources and deferred functions included',
@@ -265,7 +265,7 @@ test.runIf(existsSync('/usr/bin/strace'))(
     expect(calls).toContain('execve("/bin/true"');
     expect(calls.split('\n').filter((line) => /AF_INET|AF_NETLINK/.test(line))).toEqual([]);
   },
-  480_000,
+  900_000,
 );
 
 test('wake-ups, run requests, noop, and only the content that is lacking', async () => {
@@ -323,7 +323,7 @@ test('wake-ups, run requests, noop, and only the content that is lacking', async
   );
   expect(content).toHaveLength(2);
   expect((await readdir(join(settings.state, 'catalogs'))).sort()).toHaveLength(3);
-}, 480_000);
+}, 900_000);
 
 test('damaged content is not taken, the catalog before stays, and the new one comes when the content is whole', async () => {
   const { certname, settings, target, lines } = await setUp();
@@ -363,7 +363,7 @@ test('damaged content is not taken, the catalog before stays, and the new one co
   control.wake('run');
   await until('the mended run', () => control.ended().length === 4, lines);
   expect(await readFile(`${target}/one`, 'utf8')).toBe('2\n');
-}, 480_000);
+}, 900_000);
 
 test('a stop lets the run end and tells of it; a second daemon on the same state is refused', async () => {
   const { certname, settings, target, lines } = await setUp();
@@ -383,7 +383,7 @@ test('a stop lets the run end and tells of it; a second daemon on the same state
   expect(control.ended()).toHaveLength(1);
   expect(control.ended()[0]!.end.data).toMatchObject({ status: 'changed' });
   expect(await readFile(`${target}/after`, 'utf8')).toBe('x');
-}, 480_000);
+}, 900_000);
 
 test('a run that does not end in time is stopped after its present resource, and says so', async () => {
   const { certname, settings, target, lines } = await setUp();
@@ -400,7 +400,7 @@ test('a run that does not end in time is stopped after its present resource, and
   const [run] = control.ended();
   expect(run!.end.data).toMatchObject({ status: 'failed', interrupted: true, reason: 'The run was stopped' });
   expect(await readdir(target)).toEqual([]);
-}, 480_000);
+}, 900_000);
 
 test('a module that exits, and a runner that is killed, fail their run and no other', async () => {
   const { certname, settings, target, lines } = await setUp();
@@ -430,4 +430,4 @@ test('a module that exits, and a runner that is killed, fail their run and no ot
   control.wake('catalog');
   await until('the next run', () => control.ended().length === 3, lines);
   expect(control.ended()[2]!.end.data).toMatchObject({ status: 'unchanged', exit_code: 0 });
-}, 480_000);
+}, 900_000);
