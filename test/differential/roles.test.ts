@@ -26,7 +26,7 @@ let code: Code;
 beforeAll(async () => {
   code = await layCode();
   await pool.start();
-});
+}, 300_000);
 afterAll(async () => {
   await pool.close();
   await code?.remove();

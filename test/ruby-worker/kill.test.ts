@@ -19,7 +19,7 @@ let parent: number;
 beforeAll(async () => {
   parent = (await pool.start()).pid;
   expect(message(await pool.compile(request('good.example.net')))).toBe('well done');
-});
+}, 300_000);
 afterAll(() => pool.close());
 
 /** Two compiles under way, and the processes that do it. */

@@ -24,7 +24,7 @@ beforeAll(async () => {
   const result = await pool.compile(request('good.example.net'));
   expect(message(result)).toBe('well done');
   good = String(result.status === 'compiled' && result.canonical);
-});
+}, 300_000);
 afterAll(() => pool.close());
 
 /** The bad compile's result; the good one that ran beside it has been checked. */
