@@ -301,7 +301,7 @@ async function stop(): Promise<void> {
   }
 }
 
-process.once('SIGINT', () => {
+process.on('SIGINT', () => {
   void stop().then(() => process.exit(130));
 });
 try {

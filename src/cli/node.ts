@@ -42,7 +42,8 @@ Exit codes: 0 stopped, 1 could not start, 2 used wrongly.`,
     )
     .action(async (flags) => {
       const stop = new AbortController();
-      for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort());
+      // Kept on: execa's own listener ends the process where no other one is left.
+      for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => stop.abort());
       const state = resolve(flags.state);
       await runNode(
         {
