@@ -15,7 +15,8 @@ export function serverCommand(): Command {
     .action(async (flags) => {
       const settings = parseSettings(flags, process.env);
       const logger = createLogger({ level: settings.logLevel });
-      const server = await startServer(settings, logger);
+      // Heeded from the first moment: what was started when the signal comes is stopped as soon as it can be.
+      const starting = startServer(settings, logger);
       let stopping = false;
       const stop = (signal: NodeJS.Signals): void => {
         if (stopping) return;
@@ -23,18 +24,21 @@ export function serverCommand(): Command {
         logger.info({ signal }, 'stopping');
         // What does not end in time is ended; nothing is lost by it.
         setTimeout(() => process.exit(1), STOP_TIME_MAX_MS).unref();
-        server.stop().then(
-          () => {
-            logger.info('stopped');
-            process.exit(0);
-          },
-          (error) => {
-            logger.error({ err: error }, 'stopping failed');
-            process.exit(1);
-          },
-        );
+        starting
+          .then((server) => server.stop())
+          .then(
+            () => {
+              logger.info('stopped');
+              process.exit(0);
+            },
+            (error) => {
+              logger.error({ err: error }, 'stopping failed');
+              process.exit(1);
+            },
+          );
       };
       process.on('SIGTERM', stop);
       process.on('SIGINT', stop);
+      await starting;
     });
 }
