@@ -21,6 +21,8 @@ const NODE = 'demo.callboard.test';
 const startedAt = Date.now();
 const did: string[] = [];
 const daemons: ResultPromise[] = [];
+/** Why nothing more will happen: a process of the demo ended by itself. */
+let died: string | undefined;
 const environment: Record<string, string> = {};
 
 /** Runs `./callboard …` as shown, prints its output, and fails the demo on an unexpected exit code. */
@@ -60,6 +62,9 @@ function daemon(name: string, args: string[], env: Record<string, string> = {}):
     cleanup: true,
   });
   daemons.push(child);
+  void child.then((ended) => {
+    if (ended.exitCode !== 0) died = `the ${name} ended with exit code ${ended.exitCode}: see ${name}.log`;
+  });
   return child;
 }
 
@@ -77,6 +82,7 @@ async function until<T>(what: string, ask: () => Promise<T | undefined | false>,
   const deadline = Date.now() + seconds * 1000;
   let last: unknown;
   while (Date.now() < deadline) {
+    if (died) throw new Error(died);
     try {
       const answer = await ask();
       if (answer) return answer;
