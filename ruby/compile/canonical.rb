@@ -40,7 +40,8 @@ module Callboard
       case value
       when Hash
         pairs = value.map { |key, item| [text(key.to_s), at(key) { order(item) }] }
-        pairs.sort_by! { |name, _| name.b }
+        # Puppet reads an object of rich data (a Deferred) by the position of its attributes: they stay as it wrote them.
+        pairs.sort_by! { |name, _| name.b } unless value.key?('__ptype')
         pairs.to_h
       when Array then value.each_with_index.map { |item, index| at(index) { order(item) } }
       when String then text(value)

@@ -19,7 +19,6 @@ ENV.delete('RUBYOPT')
 ENV.delete('NODE_OPTIONS')
 
 require_relative 'lib/preload'
-require_relative 'lib/any_order'
 require_relative 'lib/puppet_settings'
 require_relative 'lib/event_file'
 require_relative 'lib/run_job'

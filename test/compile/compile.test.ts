@@ -226,6 +226,8 @@ describe('errors and warnings', { timeout: 180_000 }, () => {
     const found = resources(result);
     expect(found['Notify[sensitive]']).toEqual({ message: 'hush' });
     expect(found['Notify[deferred]']!.message).toMatchObject({ __ptype: 'Deferred', name: 'join' });
+    // A stock agent fills a Deferred by position.
+    expect(Object.keys(found['Notify[deferred]']!.message as object)).toEqual(['__ptype', 'name', 'arguments']);
     expect(found['Notify[binary]']!.message).toEqual({ __ptype: 'Binary', __pvalue: 'gIE=' });
     expect(found['Notify[regexp]']!.message).toEqual({ __ptype: 'Regexp', __pvalue: 'a.b' });
     expect(Object.keys(found)).toContain('Notify[realized]');

@@ -248,13 +248,11 @@ async function body(request: IncomingMessage): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-/** Keys in order, as the canonical form has them. */
+/** Keys in order, as the canonical form has them: all but those of rich data. */
 function sorted(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(sorted);
   if (typeof value !== 'object' || value === null) return value;
-  return Object.fromEntries(
-    Object.entries(value)
-      .sort(([a], [b]) => (a < b ? -1 : 1))
-      .map(([key, inner]) => [key, sorted(inner)]),
-  );
+  const members = Object.entries(value).map(([key, inner]) => [key, sorted(inner)] as const);
+  if (!('__ptype' in value)) members.sort(([a], [b]) => (a < b ? -1 : 1));
+  return Object.fromEntries(members);
 }
