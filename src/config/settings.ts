@@ -9,7 +9,7 @@ import { CallboardError } from '../model/errors.ts';
 import { COMPILE_MEMORY_MAX_BYTES, COMPILE_TIME_MAX_MS } from '../model/limits.ts';
 
 /** What one process can do. `api` is HTTP: every route and stream; the others run the jobs of their room. */
-export const SERVICES = ['api', 'truth', 'compile', 'content', 'release', 'report'] as const;
+export const SERVICES = ['api', 'truth', 'compile', 'content', 'report'] as const;
 export type Service = (typeof SERVICES)[number];
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'] as const;
