@@ -10,7 +10,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { execa, type ResultPromise } from 'execa';
-import pc from 'picocolors';
+import pc from '../src/cli/colours.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 /** Everything that the demo makes lies in here; another folder may be given as the argument. */

@@ -1,16 +1,17 @@
 /**
- * What a run costs that changes nothing: the warm runner against stock Puppet, in CPU seconds of everything that takes part.
+ * What a run costs that changes nothing: the warm runner against stock Puppet, in CPU seconds of everything that takes part
+ * on the node.
  *
  *   node bench/run/no-change.ts [--resources 40] [--runs 10]
  *
  * Ours: the runner with all its children, from /proc, and this process, which spools and reads events as the daemon does.
- * Stock: `puppet agent -t --server $STOCK_SERVER` where that is given (its certificates must be in order, and the catalog is the
- * server's). Otherwise `puppet apply --catalog` of the very same catalog, which also loads Ruby and Puppet, runs Facter and applies,
- * and is cheaper than the agent by pluginsync, the catalog's download and the report: the comparison is unfair to us.
+ * Stock: `puppet agent -t` against a stock server where `bench/stock.ts` finds one; it is given an environment of the same
+ * resources. And always `puppet apply --catalog` of the very same catalog, which also loads Ruby and Puppet, runs Facter and
+ * applies, and is cheaper than the agent by pluginsync, the catalog's download and the report.
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -20,6 +21,8 @@ import { servedCatalog } from '../../src/model/catalog.ts';
 import { runIdAt } from '../../src/run/run-id.ts';
 import { type PuppetJob, Runner } from '../../src/run/runner.ts';
 import { Spool } from '../../src/run/spool.ts';
+import { keepResult } from '../results.ts';
+import { type StockServer, stockServer } from '../stock.ts';
 
 const CERTNAME = 'bench.example';
 const TICKS_PER_SECOND = 100;
@@ -90,19 +93,34 @@ async function bench(resources: number, runs: number): Promise<void> {
   }
   await runner.close();
 
-  const server = process.env.STOCK_SERVER;
+  const server = await stockServer();
   const stockRuns = Math.max(3, Math.ceil(runs / 3));
-  const stock: number[] = [];
-  for (let index = 0; index < stockRuns; index++) stock.push(await stockCpu(catalog, server));
+  const apply: number[] = [];
+  for (let index = 0; index < stockRuns; index++) apply.push(await cpuOfCommand(applyCommand(catalog)));
+  const agent: number[] = [];
+  if (server) {
+    const command = await agentCommand(server, catalog);
+    await cpuOfCommand(command); // Its first run has plugins to fetch.
+    for (let index = 0; index < stockRuns; index++) agent.push(await cpuOfCommand(command));
+  }
 
-  const stockName = server ? `puppet agent -t --server ${server}` : 'puppet apply --catalog';
-  say(`catalog of ${resources} resources, ${runs} runs of ours, ${stockRuns} of stock; CPU seconds, median (least)`);
-  say(`  a run by the warm runner      ${figures(ours)}   wall ${median(walls).toFixed(2)} s`);
-  say(`  ${stockName.padEnd(28)}  ${figures(stock)}`);
-  say(`  ratio of medians              ${(median(ours) / median(stock)).toFixed(3)}   (aim: 0.2 at most)`);
-  say(`  a collection of facts (apart) ${factsCpu.toFixed(2)}`);
-  if (!server)
-    say('STOCK_SERVER is not set: stock is `puppet apply --catalog` of the same catalog, not `puppet agent -t`.');
+  const note = `median of ${runs} runs, least ${Math.min(...ours).toFixed(2)} s, wall ${median(walls).toFixed(2)} s; a collection of facts, apart: ${factsCpu.toFixed(2)} s`;
+  const row = (name: string, stock: number[]) => ({
+    name: `no-change run of ${resources} resources, against ${name}`,
+    unit: 'CPU seconds',
+    ours: median(ours),
+    yardstick: median(stock),
+    aim: 0.2,
+    aimIsMost: true,
+    note,
+  });
+  const figures = [row('puppet apply --catalog', apply), ...(server ? [row('puppet agent -t', agent)] : [])];
+  for (const figure of figures)
+    say(
+      `${figure.name}: ${figure.ours.toFixed(2)} / ${figure.yardstick.toFixed(2)} CPU s = ${(figure.ours / figure.yardstick).toFixed(3)}`,
+    );
+  say(note);
+  await keepResult({ bench: 'run', yardstick: "stock Puppet on the same machine, the node's side only", figures });
 }
 
 /** Files with content, a tree, some execs and the relationships between them, as small roles have. */
@@ -172,35 +190,70 @@ function cpuOf(pid: number): number {
   return fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0) / TICKS_PER_SECOND;
 }
 
-/** CPU seconds of one stock run, by the shell's `times`: all that it started and waited for. */
-async function stockCpu(catalog: string, server: string | undefined): Promise<number> {
-  const puppet = server
-    ? ['agent', '-t', '--server', server]
-    : [
-        'apply',
-        '--catalog',
-        catalog,
-        '--certname',
-        CERTNAME,
-        '--confdir',
-        `${directory}/stock/conf`,
-        '--vardir',
-        `${directory}/stock/var`,
-        // Without the facts of whatever modules this machine has installed.
-        '--basemodulepath',
-        `${directory}/none`,
-      ];
-  const { stdout } = await execa('bash', ['-c', '"$@" > /dev/null 2>&1; times', 'bash', 'puppet', ...puppet]);
-  const children = stdout.split('\n')[1]!;
-  return [...children.matchAll(/(\d+)m([\d.]+)s/g)].reduce((sum, [, m, s]) => sum + Number(m) * 60 + Number(s), 0);
+function applyCommand(catalog: string): string[] {
+  // Without the facts of whatever modules this machine has installed.
+  const directories = [
+    '--confdir',
+    `${directory}/stock/conf`,
+    '--vardir',
+    `${directory}/stock/var`,
+    '--basemodulepath',
+    `${directory}/none`,
+  ];
+  return ['puppet', 'apply', '--catalog', catalog, '--certname', CERTNAME, ...directories];
+}
+
+/** An agent of the stock server, in an environment with the catalog's resources. */
+async function agentCommand(server: StockServer, catalog: string): Promise<string[]> {
+  const { resources } = JSON.parse(await readFile(catalog, 'utf8')) as {
+    resources: { type: string; title: string; parameters: Record<string, string | boolean> }[];
+  };
+  const manifest = resources
+    .filter(({ type }) => type === 'File' || type === 'Exec')
+    .map(({ type, title, parameters }) => {
+      const lines = Object.entries(parameters).map(([name, value]) =>
+        name === 'subscribe'
+          ? `subscribe => File['${String(value).slice('File['.length, -1)}'],`
+          : `${name} => ${JSON.stringify(value)},`,
+      );
+      return `${type.toLowerCase()} { '${title}':\n  ${lines.join('\n  ')}\n}\n`;
+    });
+  const files: Record<string, Buffer> = {
+    'manifests/site.pp': Buffer.from(manifest.join('')),
+    // No plugins of other modules: as little as an agent can have to do.
+    'environment.conf': Buffer.from('modulepath = modules\n'),
+  };
+  for (const { parameters } of resources) {
+    const name = /^puppet:\/\/\/modules\/bench\/(\d+)$/.exec(String(parameters.source))?.[1];
+    if (name) files[`modules/bench/files/${name}`] = Buffer.from(`file ${name}\n`.repeat(20));
+  }
+  const environment = await server.writeEnvironment(`callboard_bench_${process.pid}`, files);
+  return [
+    'puppet',
+    'agent',
+    '-t',
+    ...(await server.agentOptions(join(directory, 'agent'))),
+    '--environment',
+    environment,
+  ];
+}
+
+/** CPU seconds of a command, by the shell's `times`: all that it started and waited for. Throws unless it ends well. */
+async function cpuOfCommand(command: string[]): Promise<number> {
+  const { stdout } = await execa('bash', [
+    '-c',
+    '"$@" > "$0" 2>&1; echo $?; times',
+    join(directory, 'stock.log'),
+    ...command,
+  ]);
+  const [exit, , children] = stdout.split('\n');
+  if (exit !== '0' && exit !== '2')
+    throw new Error((await readFile(join(directory, 'stock.log'), 'utf8')).slice(-3000));
+  return [...children!.matchAll(/(\d+)m([\d.]+)s/g)].reduce((sum, [, m, s]) => sum + Number(m) * 60 + Number(s), 0);
 }
 
 function median(list: number[]): number {
   return [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)]!;
-}
-
-function figures(list: number[]): string {
-  return `${median(list).toFixed(2)} (${Math.min(...list).toFixed(2)})`;
 }
 
 function say(line: string): void {

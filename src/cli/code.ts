@@ -2,8 +2,8 @@ import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Command } from 'commander';
-import pc from 'picocolors';
 import { ApiClient, withConnection } from './client.ts';
+import pc from './colours.ts';
 import { ago, short, table } from './table.ts';
 
 interface Deploy {

@@ -1,6 +1,6 @@
 import { Command } from 'commander';
-import pc from 'picocolors';
 import { ApiClient, withConnection } from './client.ts';
+import pc from './colours.ts';
 import { short } from './table.ts';
 
 interface Side {

@@ -1,5 +1,5 @@
 /** One event of a run, or of the control plane, as a line for people. */
-import pc from 'picocolors';
+import pc from './colours.ts';
 import { short } from './table.ts';
 
 export interface RunEventView {

@@ -1,8 +1,8 @@
 /** The command line: one file a command. Answers go to stdout, everything said to people about them to stderr. */
 import { Command, CommanderError } from 'commander';
-import pc from 'picocolors';
 import { CallboardError } from '../model/errors.ts';
 import { ApiError } from './client.ts';
+import pc from './colours.ts';
 
 /** Exit codes: 0 done, 1 failed or refused, 2 used wrongly. A command with more says so in its help. */
 export async function runProgram(argv: string[]): Promise<void> {

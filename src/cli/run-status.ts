@@ -1,4 +1,4 @@
-import pc from 'picocolors';
+import pc from './colours.ts';
 
 /** A run's status in the colour that people expect of it. */
 export function statusColour(status: string): string {

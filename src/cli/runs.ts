@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Command } from 'commander';
-import pc from 'picocolors';
 import { ApiClient, withConnection } from './client.ts';
+import pc from './colours.ts';
 import { type RunEventView, runEventLine } from './event-line.ts';
 import { statusColour } from './run-status.ts';
 import { ago, short, table } from './table.ts';

@@ -1,5 +1,5 @@
 /** Tables that fit a terminal: columns as wide as they need, the last one cut where the line ends. */
-import pc from 'picocolors';
+import pc from './colours.ts';
 
 const ANSI = new RegExp(`${String.fromCharCode(27)}\\[[0-9;]*m`, 'g');
 

@@ -1,6 +1,6 @@
 import { Command } from 'commander';
-import pc from 'picocolors';
 import { ApiClient, withConnection } from './client.ts';
+import pc from './colours.ts';
 import { type RunEventView, runEventLine } from './event-line.ts';
 import { short } from './table.ts';
 
