@@ -38,16 +38,20 @@ create index read_set_part_by_read_set on read_set_part (read_set);
 
 alter table compile
   add column read_set     bigint references read_set,   -- null: not known, so every change may affect it
-  add column data_digest  text,                         -- of the values at the paths of read_set.data
-  add column base         text,                         -- of Puppet, Ruby, tracer and settings: see src/compile/base.ts
-  add column outside      json,                         -- things outside the code version with what they were: {"file /etc/x": digest, …}
-  add column volatile     json;                         -- why it must be compiled again on every trigger: [{reason, file, line}, …]
+  add column base         text,                         -- of Puppet, Ruby, tracer and settings (src/compile/base.ts)
+  add column outside      json,                         -- things outside the code version as they were: {"file /etc/x": digest, …}
+  add column volatile     json not null default '[]';   -- why it is compiled again on every trigger: [{reason, file, line}, …]
 create index compile_by_read_set on compile (read_set);
 
--- The same as its compile's: a deploy looks here, and nowhere else.
+-- A row says: under this code version, with these facts and certificate extensions, the node's catalog is this one, and that
+-- compile proved it. The compile may be of another code version, or of other facts, that differ from these in nothing it read.
 alter table compiled
-  add column read_set  bigint references read_set,
-  add column volatile  boolean not null default true;
+  add column facts        text,
+  add column extensions   text,                         -- node.trusted_extensions as text
+  add column enc_hash     text,
+  add column read_set     bigint references read_set,   -- this and the next: as in its compile, for the index
+  add column data_digest  text,                         -- of the values at the paths of read_set.data
+  add column volatile     boolean not null default true;
 create index compiled_by_read_set on compiled (read_set, code_version, environment);
 create index compiled_volatile on compiled (environment, code_version) where volatile;
 

@@ -6,6 +6,7 @@
  * most STOP_TIME_MAX_MS. Any kill at any moment is as good as a stop (crash-only): jobs are found again by the next process.
  */
 import { lookup } from 'node:dns/promises';
+import { readFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
@@ -13,9 +14,12 @@ import { Counter, Histogram } from 'prom-client';
 import { catalogRoutes } from './catalog/routes.ts';
 import { catalogKeys } from './catalog/seal.ts';
 import { catalogStore } from './catalog/store.ts';
+import { affectedJobs } from './compile/affected.ts';
+import { baseDigest } from './compile/base.ts';
 import { compileJobs } from './compile/jobs.ts';
 import { CompilePool } from './compile/pool.ts';
-import { queueCompiles, queueEnvironmentCompiles } from './compile/queue.ts';
+import { queueAffected, queueChangedNodes, queueCompiles, queueEnvironmentCompiles } from './compile/queue.ts';
+import { recompileJobs } from './compile/recompile.ts';
 import { compileRoutes } from './compile/routes.ts';
 import type { Service, Settings } from './config/settings.ts';
 import { openStateDirectory } from './config/state.ts';
@@ -38,7 +42,7 @@ import { startEmbeddedPostgres } from './postgres/embedded.ts';
 import { startListener } from './postgres/listen.ts';
 import { migrate } from './postgres/migrate.ts';
 import { enqueue, type JobHandlers, PRIORITY, queueDepth, startQueue } from './postgres/queue.ts';
-import { afterCompile, applyPolicies } from './release/pointers.ts';
+import { afterCarryOver, afterCompile, applyPolicies } from './release/pointers.ts';
 import { releaseRoutes } from './release/routes.ts';
 import { serveRoutes } from './release/serve.ts';
 import { reportJobs } from './report/jobs.ts';
@@ -47,8 +51,10 @@ import { codeDirectories } from './truth/code-directory.ts';
 import { askEnc } from './truth/enc.ts';
 import { truthJobs } from './truth/jobs.ts';
 import { truthRoutes } from './truth/routes.ts';
+import { appendDeployLog } from './truth/store.ts';
 
-const HOUR_MS = 3_600_000;
+const MINUTE_MS = 60_000;
+const HOUR_MS = 60 * MINUTE_MS;
 const DAY_MS = 24 * HOUR_MS;
 const KEPT_UP = { key: 'housekeeping', priority: PRIORITY.background };
 
@@ -115,6 +121,7 @@ async function start(
     basemodulepath: settings.baseModulepath,
     r10k: settings.r10k,
     queueEnvironmentCompiles,
+    queueAffected,
     guardContent: (tx: Parameters<typeof guardContent>[0], hashes: Parameters<typeof guardContent>[2]) =>
       guardContent(tx, content, hashes),
   };
@@ -139,20 +146,43 @@ async function start(
       buckets: [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120],
       registers: [metrics.registry],
     });
+    const audits = new Counter({
+      name: 'callboard_skip_audits_total',
+      help: 'Skipped compiles that were compiled all the same; any that is different is an unsound skip',
+      labelNames: ['outcome'],
+      registers: [metrics.registry],
+    });
+    const compiling = {
+      db,
+      logger,
+      pool: compilers,
+      content,
+      codeDirectory: code.codeDirectory,
+      serverFacts: await serverFacts(settings.serverName),
+    };
+    const base = once(async () => {
+      const { puppetVersion, rubyVersion } = await compilers.start();
+      return baseDigest({
+        puppetVersion,
+        rubyVersion,
+        certname: settings.serverName,
+        puppetSettings: {},
+        fileserverConfig: settings.fileserverConf ? await readFile(settings.fileserverConf, 'utf8') : '',
+        serverFacts: compiling.serverFacts,
+      });
+    });
     Object.assign(
       jobs,
       compileJobs({
-        db,
-        logger,
-        pool: compilers,
-        content,
-        codeDirectory: code.codeDirectory,
+        ...compiling,
+        base,
         askEnc,
         storeCatalog: catalogs.storeCatalog,
         afterCompile,
-        serverFacts: await serverFacts(settings.serverName),
         onEnd: (outcome, took) => seconds.labels(outcome).observe(took),
       }),
+      affectedJobs({ ...compiling, base, ruby: 'ruby', afterCarryOver, tell: appendDeployLog }),
+      recompileJobs({ ...compiling, onAudit: (outcome) => audits.labels(outcome).inc() }),
     );
   }
   const collecting = collections(
@@ -183,6 +213,8 @@ async function start(
   });
   stops.push(() => queue.stop());
   if (has('report')) stops.push(repeat(HOUR_MS, () => enqueue(db, 'housekeeping', {}, KEPT_UP), logger));
+  if (has('compile'))
+    stops.push(repeat(MINUTE_MS, () => enqueue(db, 'recompile', {}, { ...KEPT_UP, key: 'recompile' }), logger));
   if (has('content'))
     stops.push(repeat(DAY_MS, () => enqueue(db, 'collect', {}, { ...KEPT_UP, key: 'collect' }), logger));
 
@@ -199,7 +231,7 @@ async function start(
     healthRoutes({ checks: { database: () => pool.query('select 1') } }),
     metricsRoutes(metrics),
     auditRoutes({ db }),
-    factsRoutes({ db, queueCompiles }),
+    factsRoutes({ db, queueCompiles, queueChangedNodes }),
     truthRoutes({ ...truth, applyPolicies: (environment) => applyPolicies(db, environment) }),
     compileRoutes({ db }),
     catalogRoutes({ db, readCatalog: catalogs.readCatalog, content }),
@@ -234,6 +266,18 @@ async function start(
 async function serverFacts(serverName: string): Promise<Record<string, string>> {
   const { address } = await lookup(serverName, { family: 4 }).catch(() => ({ address: '127.0.0.1' }));
   return { servername: serverName, serverip: address };
+}
+
+/** A promise made at its first use, and anew after a failure. */
+function once<Value>(make: () => Promise<Value>): () => Promise<Value> {
+  let made: Promise<Value> | undefined;
+  return () => {
+    made ??= make();
+    made.catch(() => {
+      made = undefined;
+    });
+    return made;
+  };
 }
 
 /** Queues a job now and then; queued by several processes it is one job all the same. */

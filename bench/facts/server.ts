@@ -3,7 +3,7 @@
  * its list of the revoked, identity, limits, PostgreSQL, real queueing of compiles. `server.ts <order JSON>`.
  */
 import pino from 'pino';
-import { queueCompiles } from '../../src/compile/queue.ts';
+import { queueChangedNodes, queueCompiles } from '../../src/compile/queue.ts';
 import { factsRoutes } from '../../src/facts/routes.ts';
 import { buildApp } from '../../src/http/app.ts';
 import { openCa } from '../../src/http/ca.ts';
@@ -22,7 +22,7 @@ const app = await buildApp({
   logger,
   identify: identifyRequests({ ca, tokens: new Tokens(db) }),
   tls: await ca.tlsOptions(['localhost']),
-  rooms: [factsRoutes({ db, queueCompiles }), reportRoutes({ db, listener, logger })],
+  rooms: [factsRoutes({ db, queueCompiles, queueChangedNodes }), reportRoutes({ db, listener, logger })],
 });
 await app.listen({ host: '127.0.0.1', port: order.port });
 process.on('SIGTERM', () => process.exit(0));

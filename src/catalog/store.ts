@@ -9,6 +9,7 @@ import type { CatalogHash, Certname, ContentHash, EnvironmentName } from '../mod
 import { CATALOG_BYTES_MAX } from '../model/limits.ts';
 import { type Queries, row, rows, type Transaction } from '../postgres/database.ts';
 import { type CatalogKeys, openSealed, seal, unzipped } from './seal.ts';
+import { semanticHash } from './semantic.ts';
 
 export interface NewCatalog {
   id: CatalogHash;
@@ -43,7 +44,7 @@ export function catalogStore(deps: CatalogStoreDeps): CatalogStore {
       throw new CallboardError('BODY_TOO_LARGE', { max: CATALOG_BYTES_MAX });
     const resourceCount = checked(catalog).resources.length;
     const sealed = await seal(deps.keys, catalog.id, catalog.document);
-    const isNew = await insertCatalog(tx, catalog, sealed, resourceCount);
+    const isNew = await insertCatalog(tx, catalog, sealed, resourceCount, semanticHash(catalog.document));
     if (isNew) await insertReferences(tx, catalog.id, catalog.contents);
     return isNew;
   }
@@ -83,11 +84,14 @@ async function insertCatalog(
   catalog: NewCatalog,
   sealed: Buffer,
   resourceCount: number,
+  semantic: string,
 ): Promise<boolean> {
   const inserted = await row(
     sql`
-      insert into catalog (id, certname, environment, document, document_bytes, resource_count)
-      values (${catalog.id}, ${catalog.certname}, ${catalog.environment}, ${sealed}, ${catalog.document.length}, ${resourceCount})
+      insert into catalog (id, certname, environment, document, document_bytes, resource_count, semantic)
+      values (
+        ${catalog.id}, ${catalog.certname}, ${catalog.environment}, ${sealed}, ${catalog.document.length}, ${resourceCount},
+        ${semantic})
       on conflict (id) do nothing
       returning id
     `,

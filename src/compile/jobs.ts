@@ -21,10 +21,13 @@ import type { Database, Transaction } from '../postgres/database.ts';
 import { notify } from '../postgres/listen.ts';
 import type { JobHandlers, Jobs } from '../postgres/queue.ts';
 import { type Classification, classify, type EncAnswer, Misclassified } from './classification.ts';
-import { queueCompiles } from './queue.ts';
-import type { CompileRequest, CompileResult } from './request.ts';
+import { dataDigest, volatilePath } from './data.ts';
+import { queueChangedNodes, queueCompiles } from './queue.ts';
+import { storeReadSet } from './read-set-store.ts';
+import type { CompileRequest, CompileResult, Reads } from './request.ts';
 import {
   insertCompile,
+  lockNodeData,
   lockResults,
   moveNode,
   type NewCompile,
@@ -34,6 +37,7 @@ import {
   readInputs,
   setCompiled,
   storeEncAnswer,
+  type VolatileReason,
 } from './store.ts';
 
 /** An ENC that fails is asked again by the queue this often, then its failure is the result. */
@@ -64,6 +68,8 @@ export interface CompileJobsDeps {
     tx: Transaction,
     result: { certname: Certname; environment: string; codeVersion: CodeVersionHash; catalog: CatalogHash | null },
   ): Promise<unknown>;
+  /** What compiles of this process stand on (base.ts). */
+  base(): Promise<string>;
   /** `servername`, `serverip`: the same on every compiler. */
   serverFacts: Record<string, string>;
   /** Told of each compile that ended; for metrics. */
@@ -99,22 +105,21 @@ async function compileNode(
     }
     enc = classification.enc;
     if (enc) await storeEncAnswer(deps.db, certname, enc.answer, enc.hash);
-    const request: CompileRequest = {
-      certname,
-      environment: inputs.environment,
-      codeDirectory: await deps.codeDirectory(codeVersion),
-      facts: inputs.facts,
-      volatileFacts: inputs.volatile_facts,
-      trustedExtensions: inputs.trusted_extensions,
-      enc: enc?.answer ?? null,
-      serverFacts: deps.serverFacts,
-    };
-    result = await deps.pool.compile(request, signal);
+    result = await deps.pool.compile(
+      await compileRequest(deps, certname, codeVersion, inputs, enc?.answer ?? null),
+      signal,
+    );
   } catch (error) {
     if (signal.aborted || !isClassifiersFault(error, attempt)) throw error;
-    result = { status: 'failed', error: { message: error.message, file: null, line: null }, warnings: [], cpuMs: null };
+    result = {
+      status: 'failed',
+      error: { message: error.message, file: null, line: null },
+      warnings: [],
+      cpuMs: null,
+      reads: null,
+    };
   }
-  await store(deps, { certname, codeVersion, payload, inputs, enc, result });
+  await store(deps, { certname, codeVersion, payload, inputs, enc, result, base: await deps.base() });
 
   const seconds = (performance.now() - startedAt) / 1000;
   deps.onEnd?.(result.status, seconds);
@@ -129,6 +134,26 @@ async function compileNode(
     },
     result.status === 'compiled' ? 'catalog compiled' : 'compile failed',
   );
+}
+
+/** What is asked of the pool. `enc`: what the ENC printed. */
+export async function compileRequest(
+  deps: Pick<CompileJobsDeps, 'codeDirectory' | 'serverFacts'>,
+  certname: Certname,
+  codeVersion: CodeVersionHash,
+  inputs: NodeInputs,
+  enc: string | null,
+): Promise<CompileRequest> {
+  return {
+    certname,
+    environment: inputs.environment,
+    codeDirectory: await deps.codeDirectory(codeVersion),
+    facts: inputs.facts,
+    volatileFacts: inputs.volatile_facts,
+    trustedExtensions: inputs.trusted_extensions,
+    enc,
+    serverFacts: deps.serverFacts,
+  };
 }
 
 function classifyNode(
@@ -171,6 +196,7 @@ async function store(
     inputs: NodeInputs;
     enc: EncAnswer | null;
     result: CompileResult;
+    base: string;
   },
 ): Promise<void> {
   const { certname, codeVersion, inputs, result } = done;
@@ -183,6 +209,10 @@ async function store(
     trigger: done.payload.trigger,
     facts: inputs.facts_hash,
     encHash: done.enc?.hash ?? null,
+    extensions: inputs.extensions,
+    base: done.base,
+    read: null,
+    volatile: [],
     catalog: served?.id ?? null,
     error: result.status === 'failed' ? result.error : null,
     warnings: result.warnings,
@@ -190,7 +220,14 @@ async function store(
     cpuMs: result.cpuMs,
   };
   if (result.status === 'compiled') await keepContents(deps, result.contents);
+  const { reads } = result;
+  const data = { facts: inputs.facts, volatileFacts: inputs.volatile_facts, extensions: inputs.extensions };
+  if (reads) compile.volatile = volatileReasons(reads, data.volatileFacts);
   await deps.db.transaction().execute(async (tx) => {
+    if (reads) {
+      const readSet = await storeReadSet(tx, { inputs: reads.inputs, data: reads.data });
+      compile.read = { readSet, dataDigest: dataDigest(reads.data, data), outside: reads.outside };
+    }
     await lockResults(tx, certname);
     // It was moved meanwhile, and compiles were queued for where it is.
     if ((await nodeEnvironment(tx, certname)) !== environment) return;
@@ -206,8 +243,23 @@ async function store(
     const id = await insertCompile(tx, compile);
     if (await setCompiled(tx, id, compile))
       await deps.afterCompile(tx, { certname, environment, codeVersion, catalog: compile.catalog });
+    await catchUp(tx, inputs, compile);
     await notify(tx, 'callboard_progress', { kind: 'compile', id });
   });
+}
+
+/** What changed about the node while its compile ran: it concerns the compile, or the compile holds for that as well. */
+async function catchUp(tx: Transaction, inputs: NodeInputs, compile: NewCompile): Promise<void> {
+  const now = await lockNodeData(tx, compile.certname);
+  if (now && (now.facts !== inputs.facts_hash || now.extensions !== inputs.extensions))
+    await queueChangedNodes(tx, [compile.certname], 'facts changed while it was compiled');
+}
+
+/** What cannot be looked at again, and values that change by themselves. */
+function volatileReasons(reads: Reads, volatileFacts: string | null): VolatileReason[] {
+  const path = volatilePath(reads.data, volatileFacts);
+  const own = path && { reason: `reads ${path.join('.')}, where values change by themselves`, file: null, line: null };
+  return own ? [...reads.volatile, own] : reads.volatile;
 }
 
 /** Files of mounts are not part of any code version: they are put as they are now, checked against what was compiled. */

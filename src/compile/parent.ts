@@ -9,6 +9,7 @@ import { RUNNER_START_MAX_MS } from '../model/limits.ts';
 import { Interpreter } from './interpreter.ts';
 import type { LineConnection } from './lines.ts';
 import type { Reception } from './reception.ts';
+import { RUBY_ENVIRONMENT } from './ruby-environment.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../ruby/compile/parent.rb', import.meta.url));
 const EVENT_BYTES_MAX = 256 * 1024;
@@ -29,6 +30,7 @@ export interface ParentOptions {
 export class Parent {
   readonly pid: number;
   readonly puppetVersion: string;
+  readonly rubyVersion: string;
   readonly gone: Promise<void>;
   alive = true;
   readonly #connection: LineConnection;
@@ -38,14 +40,15 @@ export class Parent {
 
   private constructor(
     pid: number,
-    puppetVersion: string,
+    versions: { puppet: string; ruby: string },
     connection: LineConnection,
     reception: Reception,
     exited: Promise<unknown>,
     log: () => string,
   ) {
     this.pid = pid;
-    this.puppetVersion = puppetVersion;
+    this.puppetVersion = versions.puppet;
+    this.rubyVersion = versions.ruby;
     this.#connection = connection;
     this.#reception = reception;
     this.#log = log;
@@ -69,12 +72,7 @@ export class Parent {
       extendEnv: false,
       // Ruby's garbage collector is left as it is: larger limits, or none at all, changed the CPU of a compile by less than
       // runs differ (20 resources 320 to 380 ms, 479 resources 1750 to 1970 ms either way) and cost a third more memory.
-      env: {
-        PATH: process.env.PATH ?? '/usr/bin:/bin',
-        HOME: '/nonexistent',
-        LANG: 'C.UTF-8',
-        LC_ALL: 'C.UTF-8',
-      },
+      env: RUBY_ENVIRONMENT,
     });
     let log = '';
     const keep = (chunk: Buffer) => {
@@ -106,7 +104,7 @@ export class Parent {
       const ready = JSON.parse(String(await connection.read(EVENT_BYTES_MAX)));
       return new Parent(
         child.pid!,
-        String(ready.puppet),
+        { puppet: String(ready.puppet), ruby: String(ready.ruby) },
         connection,
         reception,
         exited.catch(() => {}),

@@ -77,9 +77,9 @@ export class CompilePool {
   }
 
   /** Loads Puppet ahead of the first compile; gives its version. Throws WORKER_FAILED. */
-  async start(): Promise<{ puppetVersion: string; pid: number }> {
-    const parent = await this.#theParent();
-    return { puppetVersion: parent.puppetVersion, pid: parent.pid };
+  async start(): Promise<{ puppetVersion: string; rubyVersion: string; pid: number }> {
+    const { puppetVersion, rubyVersion, pid } = await this.#theParent();
+    return { puppetVersion, rubyVersion, pid };
   }
 
   /**
@@ -104,6 +104,7 @@ export class CompilePool {
         error: { message: error.message, file: null, line: null },
         warnings: [],
         cpuMs: null,
+        reads: null,
       };
     } finally {
       this.#running -= 1;
@@ -262,7 +263,7 @@ async function converse(connection: LineConnection, request: CompileRequest): Pr
     if (header.status === 'failed') {
       return {
         header,
-        result: { status: 'failed', error: header.error!, warnings: header.warnings, cpuMs: header.cpuMs },
+        result: { status: 'failed', error: header.error!, warnings: header.warnings, cpuMs: header.cpuMs, reads: null },
       };
     }
     const canonical = await connection.read(CATALOG_BYTES_MAX);
@@ -276,6 +277,7 @@ async function converse(connection: LineConnection, request: CompileRequest): Pr
         contents: header.contents,
         warnings: header.warnings,
         cpuMs: header.cpuMs,
+        reads: null,
       },
     };
   } catch (error) {

@@ -34,7 +34,18 @@ export interface CatalogContent {
   path?: string;
 }
 
-export type CompileResult = { warnings: CompileWarning[]; cpuMs: number | null } & (
+/** What a compile looked at: ruby/compile/PROTOCOL.md, "Reads". Sorted, each once. */
+export interface Reads {
+  inputs: string[];
+  data: (string | number)[][];
+  outside: Record<string, string | null>;
+  /** Why the catalog may be another at any time. */
+  volatile: { reason: string; file: string | null; line: number | null }[];
+  lints: CompileError[];
+}
+
+/** `reads`: null where it is not known. */
+export type CompileResult = { warnings: CompileWarning[]; cpuMs: number | null; reads: Reads | null } & (
   | { status: 'compiled'; canonical: Buffer; contents: CatalogContent[] }
   | { status: 'failed'; error: CompileError }
 );

@@ -2,6 +2,7 @@
 import { type RawBuilder, sql } from 'kysely';
 import type { CatalogHash, Certname, CodeVersionHash } from '../model/ids.ts';
 import { type Queries, row, rows, type Transaction } from '../postgres/database.ts';
+import type { WantedRow } from './read-set-store.ts';
 import type { CompileError, CompileWarning } from './request.ts';
 
 /** First key of the advisory locks under which results of one node follow one another; the second is a hash of its name. */
@@ -14,6 +15,8 @@ export interface NodeInputs {
   facts: string;
   volatile_facts: string | null;
   trusted_extensions: Record<string, string>;
+  /** The same as text. */
+  extensions: string;
   /** Code versions that somebody may want catalogs of: the environment's newest, and the one released to the node. */
   wanted: CodeVersionHash[];
   read_at: Date;
@@ -24,13 +27,62 @@ export function readInputs(db: Queries, certname: Certname): Promise<NodeInputs 
   return row(
     sql<NodeInputs>`
       select node.environment, fact_document.hash as facts_hash, fact_document.document as facts, node.volatile_facts,
-        node.trusted_extensions, clock_timestamp() as read_at,
+        node.trusted_extensions, node.trusted_extensions::text as extensions, clock_timestamp() as read_at,
         array(select wanted.code_version from (${wantedCompiles()}) as wanted where wanted.certname = node.certname) as wanted
       from node join fact_document on fact_document.hash = node.facts
       where node.certname = ${certname}
     `,
     db,
   );
+}
+
+/** What nodes say about themselves now, and their certificates say about them. */
+export function readNodeData(
+  db: Queries,
+  certnames: readonly string[],
+): Promise<
+  { certname: Certname; facts_hash: string; facts: string; volatile_facts: string | null; extensions: string }[]
+> {
+  return rows(
+    sql<{ certname: Certname; facts_hash: string; facts: string; volatile_facts: string | null; extensions: string }>`
+      select node.certname, fact_document.hash as facts_hash, fact_document.document as facts, node.volatile_facts,
+        node.trusted_extensions::text as extensions
+      from node join fact_document on fact_document.hash = node.facts
+      where node.certname = any(${certnames}::text[])
+    `,
+    db,
+  );
+}
+
+/** The catalogs that nodes want, each with what its last compile read of the node; without one nothing is known. */
+export function wantedRows(db: Queries, certnames: readonly string[]): Promise<WantedRow[]> {
+  return rows(
+    sql<WantedRow>`
+      select wanted.certname, wanted.environment, wanted.code_version, read_set.data, compiled.data_digest,
+        compiled.catalog, environment.audit_share as share, coalesce(compiled.volatile, true) as volatile
+      from (${wantedCompiles()}) as wanted
+      join environment on environment.name = wanted.environment
+      left join compiled on (compiled.certname, compiled.environment, compiled.code_version)
+        = (wanted.certname, wanted.environment, wanted.code_version)
+      left join read_set on read_set.id = compiled.read_set
+      where wanted.certname = any(${certnames}::text[])
+      order by wanted.certname
+    `,
+    db,
+  );
+}
+
+/** Whether somebody may want an environment's catalogs under a code version. */
+export async function isWantedVersion(
+  db: Queries,
+  environment: string,
+  codeVersion: CodeVersionHash,
+): Promise<boolean> {
+  const found = await row(
+    sql`select 1 from environment where name = ${environment} and code_version = ${codeVersion}`,
+    db,
+  );
+  return found !== undefined;
 }
 
 /** Undefined where the environment is not there. */
@@ -80,6 +132,19 @@ export async function nodeEnvironment(db: Queries, certname: Certname): Promise<
   return found?.environment;
 }
 
+/** The node's facts and extensions as they are, and stay until the transaction ends. */
+export function lockNodeData(
+  tx: Transaction,
+  certname: Certname,
+): Promise<{ facts: string; extensions: string } | undefined> {
+  return row(
+    sql<{ facts: string; extensions: string }>`
+      select facts, trusted_extensions::text as extensions from node where certname = ${certname} for no key update
+    `,
+    tx,
+  );
+}
+
 export interface NewCompile {
   certname: Certname;
   environment: string;
@@ -92,6 +157,19 @@ export interface NewCompile {
   warnings: CompileWarning[];
   startedAt: Date;
   cpuMs: number | null;
+  /** node.trusted_extensions as text. */
+  extensions: string;
+  base: string;
+  /** Null where what it read is not known. */
+  read: { readSet: number; dataDigest: string; outside: Record<string, string | null> } | null;
+  volatile: VolatileReason[];
+}
+
+/** Why a catalog may be another at any time. */
+export interface VolatileReason {
+  reason: string;
+  file: string | null;
+  line: number | null;
 }
 
 /** The new row's id. */
@@ -100,11 +178,13 @@ export async function insertCompile(tx: Transaction, compile: NewCompile): Promi
     sql`
       insert into compile
         (certname, environment, code_version, trigger, facts, enc_hash, catalog, error, warnings, started_at,
-         finished_at, cpu_ms)
+         finished_at, cpu_ms, base, read_set, outside, volatile)
       values (
         ${compile.certname}, ${compile.environment}, ${compile.codeVersion}, ${compile.trigger}, ${compile.facts},
         ${compile.encHash}, ${compile.catalog}, ${compile.error && JSON.stringify(compile.error)}::json,
-        ${JSON.stringify(compile.warnings)}::json, ${compile.startedAt}, clock_timestamp(), ${compile.cpuMs})
+        ${JSON.stringify(compile.warnings)}::json, ${compile.startedAt}, clock_timestamp(), ${compile.cpuMs},
+        ${compile.base}, ${compile.read?.readSet ?? null}, ${outsideText(compile)}::json,
+        ${JSON.stringify(compile.volatile)}::json)
       returning id
     `,
     tx,
@@ -112,14 +192,25 @@ export async function insertCompile(tx: Transaction, compile: NewCompile): Promi
   return inserted!.id;
 }
 
+function outsideText(compile: NewCompile): string | null {
+  const outside = compile.read?.outside ?? {};
+  return Object.keys(outside).length > 0 ? JSON.stringify(outside) : null;
+}
+
 /** Makes it the node's last compile under the code version, unless one that read its inputs later was faster. */
 export async function setCompiled(tx: Transaction, id: string, compile: NewCompile): Promise<boolean> {
   const set = await row(
     sql`
-      insert into compiled (certname, environment, code_version, compile, catalog)
-      values (${compile.certname}, ${compile.environment}, ${compile.codeVersion}, ${id}, ${compile.catalog})
+      insert into compiled
+        (certname, environment, code_version, compile, catalog, facts, extensions, enc_hash, read_set, data_digest, volatile)
+      values (
+        ${compile.certname}, ${compile.environment}, ${compile.codeVersion}, ${id}, ${compile.catalog}, ${compile.facts},
+        ${compile.extensions}, ${compile.encHash}, ${compile.read?.readSet ?? null}, ${compile.read?.dataDigest ?? null},
+        ${compile.volatile.length > 0})
       on conflict (certname, environment, code_version) do update
-        set compile = excluded.compile, catalog = excluded.catalog
+        set compile = excluded.compile, catalog = excluded.catalog, facts = excluded.facts, extensions = excluded.extensions,
+          enc_hash = excluded.enc_hash, read_set = excluded.read_set, data_digest = excluded.data_digest,
+          volatile = excluded.volatile
         where (select started_at from compile where id = compiled.compile) <= ${compile.startedAt}
       returning 1
     `,

@@ -7,16 +7,15 @@ import { extensionsText, splitFacts } from '../model/facts.ts';
 import { parseCertname, parseContentHash, parseEnvironmentName } from '../model/ids.ts';
 import { FACTS_BYTES_MAX } from '../model/limits.ts';
 import type { Database } from '../postgres/database.ts';
-import { factsIntake, type QueueCompiles } from './submission.ts';
+import { type CompileQueue, factsIntake } from './submission.ts';
 
-export interface FactsDeps {
+export interface FactsDeps extends CompileQueue {
   db: Database;
-  queueCompiles: QueueCompiles;
 }
 
 export function factsRoutes(deps: FactsDeps): Routes {
   return (app) => {
-    const intake = factsIntake(deps.db, deps.queueCompiles);
+    const intake = factsIntake(deps.db, deps);
     app.put(
       '/node/v1/nodes/:certname/facts',
       {

@@ -25,7 +25,14 @@ export interface FactsIntake {
   renew(renewal: Renewal): Promise<boolean>;
 }
 
-export function factsIntake(db: Database, queueCompiles: QueueCompiles): FactsIntake {
+export interface CompileQueue {
+  /** All catalogs that the nodes want. */
+  queueCompiles: QueueCompiles;
+  /** Those of them whose compile read something that changed in the nodes' facts or certificate extensions. */
+  queueChangedNodes: QueueCompiles;
+}
+
+export function factsIntake(db: Database, queue: CompileQueue): FactsIntake {
   const submissions = new Batches<Submission, boolean>(
     {
       batchMax: FACTS_BATCH_MAX,
@@ -37,7 +44,7 @@ export function factsIntake(db: Database, queueCompiles: QueueCompiles): FactsIn
       twice(() =>
         db.transaction().execute(async (tx) => {
           const changes = await storeSubmissions(tx, batch);
-          await queueChanged(tx, queueCompiles, changes);
+          await queueChanged(tx, queue, changes);
           return new Map(changes.map((change) => [change.certname, change.facts_changed]));
         }),
       ),
@@ -57,7 +64,7 @@ export function factsIntake(db: Database, queueCompiles: QueueCompiles): FactsIn
       const moved = await twice(() =>
         db.transaction().execute(async (tx) => {
           const changes = await renewMoved(tx, others);
-          await queueChanged(tx, queueCompiles, changes);
+          await queueChanged(tx, queue, changes);
           return changes;
         }),
       );
@@ -81,15 +88,14 @@ export function triggerOf(change: Omit<Change, 'certname'>): string | undefined 
   return whats.length > 0 ? `${whats.join(' and ')} changed` : undefined;
 }
 
-async function queueChanged(tx: Transaction, queueCompiles: QueueCompiles, changes: Change[]): Promise<void> {
+/** Facts and extensions count where they were read; in another environment everything is another. */
+async function queueChanged(tx: Transaction, queue: CompileQueue, changes: Change[]): Promise<void> {
   const byTrigger = Map.groupBy(changes, triggerOf);
   for (const [trigger, changed] of byTrigger) {
     if (trigger === undefined) continue;
-    await queueCompiles(
-      tx,
-      changed.map((change) => change.certname),
-      trigger,
-    );
+    const certnames = changed.map((change) => change.certname);
+    if (changed[0]!.environment_changed) await queue.queueCompiles(tx, certnames, trigger);
+    else await queue.queueChangedNodes(tx, certnames, trigger);
   }
 }
 

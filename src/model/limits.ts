@@ -196,3 +196,13 @@ export const DIFF_CONTENTS_MAX = 1000;
 export const DIFF_CONTENT_BYTES_MAX = 32 * MiB;
 /** Time spent on line by line comparison of one pair of catalogs, during which the process does nothing else. */
 export const DIFF_TIME_MAX_MS = 500;
+/** A data file whose keys are told apart; a larger one counts as a whole. */
+export const DATA_FILE_BYTES_MAX = 4 * MiB;
+/** The look at the keys of all changed data files of one deploy. */
+export const DATA_KEYS_TIME_MAX_MS = 20_000;
+/** Earlier code versions that a new one is compared with, each some milliseconds for 1,000 files; nodes of others are compiled. */
+export const BASES_COMPARED_MAX = 20;
+/** Nodes that are carried over or queued by one statement. */
+export const AFFECTED_BATCH_MAX = 5_000;
+/** Ruby writes catalogs nested no deeper. */
+export const CATALOG_DEPTH_MAX = 500;

@@ -13,8 +13,8 @@ export interface Channels {
   callboard_node: { environment: string; certnames?: string[] };
   /** Events of a run were stored, `from` and `to` included. */
   callboard_run_event: { certname: string; run: string; day: string; from: number; to: number };
-  /** A compile, a deploy or a release came to an end or moved on. */
-  callboard_progress: { kind: 'compile' | 'deploy' | 'release'; id: string };
+  /** A compile, a deploy, a release or the search for affected nodes came to an end or moved on. */
+  callboard_progress: { kind: 'compile' | 'deploy' | 'release' | 'affected'; id: string };
 }
 
 export async function notify<Channel extends keyof Channels>(

@@ -14,7 +14,7 @@ import { type Queries, rows } from './database.ts';
 import { registerProcess, workerIdOf } from './process.ts';
 
 /** Lower runs sooner. */
-export const PRIORITY = { interactive: 0, release: 10, facts: 20, background: 30 } as const;
+export const PRIORITY = { interactive: 0, release: 10, facts: 20, background: 30, audit: 40 } as const;
 
 export interface JobOptions {
   /** Jobs with the same key coalesce; one that already runs is followed by one more. */
@@ -31,6 +31,12 @@ export interface JobOptions {
 export interface Jobs {
   deploy: { deploy: string };
   compile: { certname: string; environment: string; code_version: string; trigger: string };
+  /** Which nodes a code version concerns. `deploy`: whose log is told. */
+  affected: { environment: string; code_version: string; trigger: string; deploy: string | null };
+  /** A skipped compile, compiled all the same and compared. */
+  audit: { certname: string; environment: string; code_version: string; expected: string };
+  /** Volatile catalogs whose time has come, and those that read something outside of their code which has changed. */
+  recompile: Record<string, never>;
   collect: Record<string, never>;
   housekeeping: Record<string, never>;
 }

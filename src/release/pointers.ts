@@ -42,18 +42,23 @@ const QUEUED_ONE_BY_ONE_MAX = 50;
  */
 export async function afterCompile(
   tx: Transaction,
-  result: CompileResult & { certname: Certname },
-): Promise<MoveCause | undefined> {
-  if (result.catalog === null) return undefined;
-  await store.shareEnvironment(tx, result.environment);
-  await store.lockNode(tx, result.certname);
+  ended: Omit<CompileResult, 'same'> & { certname: Certname },
+): Promise<MoveCause | 'along' | undefined> {
+  if (ended.catalog === null) return undefined;
+  await store.shareEnvironment(tx, ended.environment);
+  await store.lockNode(tx, ended.certname);
+  const result = { ...ended, same: await store.doesTheSame(tx, ended.certname, ended.catalog, ended.codeVersion) };
   const [environment, node] = [
     await store.environmentState(tx, result.environment),
     await store.nodeState(tx, result.certname),
   ];
   const cause = environment && node && moveAfterCompile(environment, node, result);
   if (!cause) return undefined;
-  const move = { certname: result.certname, catalog: result.catalog, code_version: result.codeVersion };
+  if (cause === 'along') {
+    await store.moveAlong(tx, [result.certname], result.codeVersion);
+    return cause;
+  }
+  const move = { certname: result.certname, catalog: ended.catalog, code_version: result.codeVersion };
   await store.movePointers(tx, cause, null, [move]);
   await notify(tx, 'callboard_node', { environment: result.environment, certnames: [result.certname] });
   return cause;
@@ -246,16 +251,37 @@ export async function unpin(
  */
 export async function applyPolicies(db: Database, environment: string): Promise<number> {
   return inTransaction(db, async (tx) => {
-    await store.lockEnvironment(tx, environment);
-    const state = await knownEnvironment(tx, environment);
-    await store.lockNodes(tx, environment);
-    const nodes = await store.nodesWithCompiles(tx, environment);
-    const moves = nodes.flatMap((node) => moveByPolicies(state, node, node.compiles) ?? []);
-    for (const [cause, group] of Object.entries(Object.groupBy(moves, (move) => move.cause)))
-      await store.movePointers(tx, cause as MoveCause, null, group!);
+    const moves = await moveAll(tx, environment);
     await notify(tx, 'callboard_node', { environment });
     return moves.length;
   });
+}
+
+/** What the policies make of many results at once, those that earlier compiles were found to prove. Call it after their rows. */
+export async function afterCarryOver(tx: Transaction, environment: string): Promise<void> {
+  const moves = await moveAll(tx, environment);
+  const certnames = moves.filter((move) => move.cause !== 'along').map((move) => move.certname as string);
+  if (certnames.length === 0) return;
+  const few = certnames.length <= NODES_NOTIFIED_MAX && JSON.stringify(certnames).length < 7000;
+  await notify(tx, 'callboard_node', few ? { environment, certnames } : { environment });
+}
+
+async function moveAll(tx: Transaction, environment: string): Promise<(Move & { cause: MoveCause | 'along' })[]> {
+  await store.lockEnvironment(tx, environment);
+  const state = await knownEnvironment(tx, environment);
+  await store.lockNodes(tx, environment);
+  const nodes = await store.nodesWithCompiles(tx, environment);
+  const moves = nodes.flatMap((node) => moveByPolicies(state, node, node.compiles) ?? []);
+  for (const [cause, group] of Map.groupBy(moves, (move) => move.cause)) {
+    if (cause === 'along')
+      await store.moveAlong(
+        tx,
+        group.map((move) => move.certname),
+        state.code_version!,
+      );
+    else await store.movePointers(tx, cause, null, group);
+  }
+  return moves;
 }
 
 /** The locks of one node's move, in the order that everybody keeps; its environment. */

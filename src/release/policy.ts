@@ -37,14 +37,22 @@ export interface CompileResult {
   environment: string;
   codeVersion: CodeVersionHash;
   catalog: CatalogHash | null;
+  /**
+   * A node that runs it does what it does now: the catalog is the released one, but for the places in the code that it names, and
+   * the plugins are the same.
+   */
+  same: boolean;
 }
 
-/** The cause of the move that the policies make of a compile's result; undefined where the pointer stays. */
+/**
+ * The cause of the move that the policies make of a compile's result; undefined where the pointer stays. `along`: the catalog stays
+ * and is of the new code version from here on.
+ */
 export function moveAfterCompile(
   environment: EnvironmentState,
   node: NodeState,
   result: CompileResult,
-): 'facts' | 'code' | 'join' | undefined {
+): MoveCause | 'along' | undefined {
   if (result.catalog === null || node.pinned || node.environment !== result.environment) return undefined;
   const isNewest = result.codeVersion === environment.code_version;
   // A node that came over from another environment keeps its old catalog until it joins, as a new node does.
@@ -52,10 +60,10 @@ export function moveAfterCompile(
     const joins = result.codeVersion === environment.released_code_version;
     return joins || (isNewest && environment.code_policy === 'auto') ? 'join' : undefined;
   }
-  if (result.codeVersion === node.released_code_version) {
-    const isSame = result.catalog === node.released_catalog;
-    return environment.facts_policy === 'auto' && !isSame ? 'facts' : undefined;
-  }
+  if (result.codeVersion === node.released_code_version)
+    return environment.facts_policy === 'auto' && !result.same ? 'facts' : undefined;
+  // It goes along with the code, and needs neither a release nor a wake-up.
+  if (result.same) return isNewest ? 'along' : undefined;
   return isNewest && environment.code_policy === 'auto' ? 'code' : undefined;
 }
 
@@ -196,7 +204,7 @@ export function moveByPolicies(
   environment: EnvironmentState,
   node: NodeState,
   compiles: readonly CompileResult[],
-): (Move & { cause: 'facts' | 'code' | 'join' }) | undefined {
+): (Move & { cause: MoveCause | 'along' }) | undefined {
   const moves = compiles.flatMap((result) => {
     const cause = moveAfterCompile(environment, node, result);
     return cause

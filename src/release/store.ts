@@ -215,6 +215,39 @@ export async function movePointers(
   `.execute(tx);
 }
 
+/** Whether the node does the same under a catalog as under its released one: see `CompileResult.same`. */
+export async function doesTheSame(
+  db: Queries,
+  certname: Certname,
+  catalog: CatalogHash,
+  codeVersion: CodeVersionHash,
+): Promise<boolean> {
+  const found = await row<{ same: boolean | null }>(
+    sql`
+      select (n.released_catalog = ${catalog} or released.semantic = candidate.semantic) and v.plugins = w.plugins as same
+      from node n
+        join catalog released on released.id = n.released_catalog
+        join catalog candidate on candidate.id = ${catalog}
+        join code_version v on v.id = n.released_code_version
+        join code_version w on w.id = ${codeVersion}
+      where n.certname = ${certname}
+    `,
+    db,
+  );
+  return found?.same === true;
+}
+
+/** The released catalogs of these nodes are of another code version from here on. */
+export async function moveAlong(
+  tx: Transaction,
+  certnames: readonly Certname[],
+  codeVersion: CodeVersionHash,
+): Promise<void> {
+  await sql`
+    update node set released_code_version = ${codeVersion} where certname = any(${certnames}::text[])
+  `.execute(tx);
+}
+
 export async function setReleasedCodeVersion(
   tx: Transaction,
   environment: string,
@@ -276,14 +309,20 @@ export async function nodesWithCompiles(
         c.environment as released_environment,
         (
           select coalesce(json_agg(json_build_object(
-            'environment', k.environment, 'codeVersion', k.code_version, 'catalog', k.catalog)), '[]')
+            'environment', k.environment, 'codeVersion', k.code_version, 'catalog', k.catalog,
+            'same', coalesce(
+              (k.catalog = n.released_catalog or candidate.semantic = c.semantic) and v.plugins = released.plugins, false)
+            )), '[]')
           from compiled k
+            left join catalog candidate on candidate.id = k.catalog
+            join code_version v on v.id = k.code_version
           where (k.certname, k.environment) = (n.certname, n.environment)
             and k.code_version in (n.released_code_version, e.released_code_version, e.code_version)
         ) as compiles
       from node n
         join environment e on e.name = n.environment
         left join catalog c on c.id = n.released_catalog
+        left join code_version released on released.id = n.released_code_version
       where n.environment = ${environment} and ${certname ? sql`n.certname = ${certname}` : sql`true`}
       order by n.certname
     `,

@@ -28,6 +28,14 @@ export interface TruthDependencies extends CodeVersionSettings {
     codeVersion: CodeVersionHash,
     trigger: string,
   ) => Promise<unknown>;
+  /** The same for those nodes only whose catalogs may differ from what they were. `deploy`: whose log tells how many those are. */
+  queueAffected: (
+    tx: Transaction,
+    environment: string,
+    codeVersion: CodeVersionHash,
+    trigger: string,
+    deploy: string,
+  ) => Promise<unknown>;
 }
 
 export function truthJobs(deps: TruthDependencies): JobHandlers {
@@ -131,7 +139,7 @@ async function finish(
       return { state: 'done', sentence: `Code version ${short}: the code is what it was` };
     }
     await store.setEnvironmentCode(tx, deploy.environment, version.id);
-    await deps.queueEnvironmentCompiles(tx, deploy.environment, version.id, `code version ${short} deployed`);
+    await deps.queueAffected(tx, deploy.environment, version.id, `code version ${short} deployed`, deploy.id);
     return { state: 'done', sentence: `Code version ${short} is the newest of ${deploy.environment}` };
   });
 }

@@ -119,6 +119,7 @@ function handler(over: Partial<CompileJobsDeps> = {}) {
     storeCatalog: catalogs.storeCatalog,
     afterCompile,
     serverFacts: { servername: 'callboard' },
+    base: async () => 'the base',
     ...over,
   };
   const { compile } = compileJobs(deps);

@@ -1,7 +1,7 @@
 /** Submissions with the compile room's own queue: what is queued for whom, in one statement for many nodes. */
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { queueCompiles } from '../../src/compile/queue.ts';
+import { queueChangedNodes, queueCompiles } from '../../src/compile/queue.ts';
 import { factsRoutes } from '../../src/facts/routes.ts';
 import { type App, buildApp } from '../../src/http/app.ts';
 import { parseCertname } from '../../src/model/ids.ts';
@@ -22,7 +22,7 @@ beforeAll(async () => {
       certname: parseCertname(request.headers['x-test-node'] as string),
       extensions: {},
     }),
-    rooms: [factsRoutes({ db: database.db, queueCompiles })],
+    rooms: [factsRoutes({ db: database.db, queueCompiles, queueChangedNodes })],
   });
 });
 afterAll(() => app.close());

@@ -28,7 +28,7 @@ beforeAll(async () => {
       const extensions = JSON.parse((request.headers['x-test-extensions'] as string | undefined) ?? '{}');
       return { kind: 'node', certname: parseCertname(name), extensions };
     },
-    rooms: [factsRoutes({ db: database.db, queueCompiles })],
+    rooms: [factsRoutes({ db: database.db, queueCompiles, queueChangedNodes: queueCompiles })],
   });
 });
 afterAll(() => app.close());

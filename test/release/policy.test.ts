@@ -29,10 +29,11 @@ const node: NodeState = {
   pinned: false,
 };
 const fresh: NodeState = { ...node, released_catalog: null, released_code_version: null, released_environment: null };
-const result = (codeVersion: CodeVersionHash, catalog: CatalogHash | null = B) => ({
+const result = (codeVersion: CodeVersionHash, catalog: CatalogHash | null = B, same = catalog === A) => ({
   environment: 'production',
   codeVersion,
   catalog,
+  same,
 });
 
 test('a fact change flows through under the code version that the node runs, unless facts are held', () => {
@@ -50,6 +51,14 @@ test('new code waits for a release, unless code is auto', () => {
     moveAfterCompile(both, { ...node, released_code_version: V2 }, result(V2)),
     'that is facts, held',
   ).toBeUndefined();
+});
+
+test('a catalog that does the same goes along with the newest code, whatever the policies, and is told nobody', () => {
+  expect(moveAfterCompile(held, node, result(V2, A))).toBe('along');
+  expect(moveAfterCompile({ ...held, code_policy: 'auto' }, node, result(V2, B, true))).toBe('along');
+  expect(moveAfterCompile(held, node, result(V3, A)), 'not the newest').toBeUndefined();
+  expect(moveAfterCompile(held, { ...node, pinned: true }, result(V2, A))).toBeUndefined();
+  expect(moveAfterCompile(held, node, result(V1, B, true)), 'new lines wait for a real change').toBeUndefined();
 });
 
 test('a new node joins at the code version released to its environment, or at the newest where code is auto', () => {

@@ -137,7 +137,7 @@ test('a server that stops leaves the deploy queued, and its job to whoever comes
 test('what may go away by itself is tried again, and fails in the end with its reason', async () => {
   const broken = {
     ...truth.deps,
-    async queueEnvironmentCompiles() {
+    async queueAffected() {
       throw new Error('the database is away');
     },
   };

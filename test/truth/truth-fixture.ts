@@ -36,6 +36,9 @@ export async function truthFixture(
     basemodulepath: [],
     r10k: 'r10k',
     logger: pino({ level: 'silent' }),
+    async queueAffected(tx, environment, codeVersion, trigger) {
+      await this.queueEnvironmentCompiles(tx, environment, codeVersion, trigger);
+    },
     async queueEnvironmentCompiles(_tx, environment, codeVersion, trigger) {
       queued.push({ environment, codeVersion, trigger });
     },
