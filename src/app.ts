@@ -233,7 +233,7 @@ async function start(
     auditRoutes({ db }),
     factsRoutes({ db, queueCompiles, queueChangedNodes }),
     truthRoutes({ ...truth, applyPolicies: (environment) => applyPolicies(db, environment) }),
-    compileRoutes({ db }),
+    compileRoutes({ db, workers: settings.compileWorkers }),
     catalogRoutes({ db, readCatalog: catalogs.readCatalog, content }),
     contentRoutes({ store: content, mayRead: grants.mayRead }),
     collectionRoutes(collecting),

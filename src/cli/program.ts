@@ -27,7 +27,7 @@ export async function runProgram(argv: string[]): Promise<void> {
 
 /** In the order of the flow. Each file brings its own libraries, so only the one that is asked for is loaded with care. */
 async function commands(): Promise<Command[]> {
-  const [server, cert, operator, nodes, environment, code, release, diff, runs, watch, gc] = await Promise.all([
+  const [server, cert, operator, nodes, environment, code, release, diff, runs, watch, queue, gc] = await Promise.all([
     import('./server.ts'),
     import('./cert.ts'),
     import('./operator.ts'),
@@ -38,6 +38,7 @@ async function commands(): Promise<Command[]> {
     import('./diff.ts'),
     import('./runs.ts'),
     import('./watch.ts'),
+    import('./queue.ts'),
     import('./gc.ts'),
   ]);
   return [
@@ -54,6 +55,7 @@ async function commands(): Promise<Command[]> {
     release.unpinCommand(),
     runs.runCommand(),
     watch.watchCommand(),
+    queue.queueCommand(),
     gc.gcCommand(),
   ];
 }

@@ -5,7 +5,8 @@ import { CallboardError } from '../model/errors.ts';
 import { parseCertname } from '../model/ids.ts';
 import { PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX } from '../model/limits.ts';
 import type { Database } from '../postgres/database.ts';
-import { listCompiles, nodeExists } from './store.ts';
+import { forecast } from './forecast.ts';
+import { listCompiles, nodeExists, queuedCompiles, recentSeconds } from './store.ts';
 
 const Nullable = <Schema extends Type.TSchema>(schema: Schema) => Type.Union([schema, Type.Null()]);
 const Message = {
@@ -28,8 +29,49 @@ const Compile = Type.Object({
   cpu_ms: Nullable(Type.Integer()),
 });
 
-export function compileRoutes(deps: { db: Database }): Routes {
+export function compileRoutes(deps: { db: Database; workers: number }): Routes {
   return (app: App) => {
+    app.get(
+      '/api/v1/compiles/queue',
+      {
+        config: { access: 'viewer' },
+        schema: {
+          summary: 'Compiles that wait or run, and when they will be done',
+          response: {
+            200: Type.Object({
+              waiting: Type.Integer(),
+              running: Type.Integer(),
+              workers: Type.Integer({ description: 'Compiles that run at once in this process' }),
+              seconds_per_compile: Nullable(Type.Number()),
+              seconds_left: Nullable(Type.Number({ description: 'Until the queue is empty, if nothing is added' })),
+              compiles: Type.Array(
+                Type.Object({
+                  environment: Type.String(),
+                  code_version: Type.String(),
+                  priority: Type.Integer({ description: 'Lower runs sooner' }),
+                  waiting: Type.Integer(),
+                  running: Type.Integer(),
+                }),
+              ),
+            }),
+          },
+        },
+      },
+      async () => {
+        const compiles = await queuedCompiles(deps.db);
+        const waiting = compiles.reduce((sum, each) => sum + each.waiting, 0);
+        const running = compiles.reduce((sum, each) => sum + each.running, 0);
+        const times = await recentSeconds(deps.db);
+        return {
+          waiting,
+          running,
+          workers: deps.workers,
+          ...forecast(waiting + running, times, deps.workers),
+          compiles,
+        };
+      },
+    );
+
     app.get(
       '/api/v1/nodes/:certname/compiles',
       {

@@ -268,6 +268,43 @@ export function listCompiles(
   );
 }
 
+export interface QueuedCompiles {
+  environment: string;
+  code_version: string;
+  priority: number;
+  waiting: number;
+  running: number;
+}
+
+/** Compiles that wait or run, by what they are for. */
+export function queuedCompiles(db: Queries): Promise<QueuedCompiles[]> {
+  return rows(
+    sql<QueuedCompiles>`
+      select job.payload ->> 'environment' as environment, job.payload ->> 'code_version' as code_version,
+        min(job.priority)::int as priority,
+        count(*) filter (where job.locked_at is null)::int as waiting,
+        count(*) filter (where job.locked_at is not null)::int as running
+      from graphile_worker._private_jobs as job
+      join graphile_worker._private_tasks as task on task.id = job.task_id
+      where task.identifier = 'compile'
+      group by 1, 2 order by 3, 4 desc
+    `,
+    db,
+  );
+}
+
+/** How long the last compiles took, in seconds; 50 at most. */
+export async function recentSeconds(db: Queries): Promise<number[]> {
+  const found = await rows<{ seconds: number }>(
+    sql`
+      select extract(epoch from finished_at - started_at)::float as seconds
+      from compile where finished_at > now() - interval '1 day' order by finished_at desc limit 50
+    `,
+    db,
+  );
+  return found.map(({ seconds }) => seconds);
+}
+
 export async function nodeExists(db: Queries, certname: Certname): Promise<boolean> {
   return (await row(sql`select 1 from node where certname = ${certname}`, db)) !== undefined;
 }
