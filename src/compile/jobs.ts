@@ -112,7 +112,13 @@ async function compileNode(
     result = await deps.pool.compile(request, signal);
   } catch (error) {
     if (signal.aborted || !isClassifiersFault(error, attempt)) throw error;
-    result = { status: 'failed', error: { message: error.message, file: null, line: null }, warnings: [], cpuMs: null };
+    result = {
+      status: 'failed',
+      error: { message: error.message, file: null, line: null },
+      warnings: [],
+      cpuMs: null,
+      reads: null,
+    };
   }
   await store(deps, { certname, codeVersion, payload, inputs, enc, result });
 
