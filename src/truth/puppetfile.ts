@@ -22,6 +22,9 @@ import { walk } from './walk.ts';
 /** A file changed less than this before the installer began may have been changed by it: the kernel's clock for files is coarse. */
 const CLOCK_GRAIN_NS = 50_000_000n;
 
+/** g10k notes in each module which commit it is: the same code would be another code version. */
+const G10K_NOTE = /\/\.latest_commit$/;
+
 export interface PuppetfileContext {
   /** The commit's entries. Their content is stored. */
   committed: readonly TreeEntry[];
@@ -68,7 +71,7 @@ export async function installPuppetfile(
 
     const committed = new Map<string, FileEntry>();
     for (const entry of context.committed) if (entry.kind === 'file') committed.set(join(staging, entry.path), entry);
-    const entries = await walk(staging, {
+    const walked = await walk(staging, {
       into: '',
       mayFollowInto: [],
       signal,
@@ -81,6 +84,7 @@ export async function installPuppetfile(
       },
       onFile: context.onFile,
     });
+    const entries = walked.filter(({ path }) => !G10K_NOTE.test(path) || committed.has(join(staging, path)));
     await context.stored(entries);
     return entries;
   } finally {
@@ -214,6 +218,7 @@ async function runInstaller(
   const gitConfig = `${cache}.gitconfig`;
   await writeGitConfig(gitConfig, [], mirrored);
   let firstError: string | undefined;
+  let gitsWords: string | undefined;
   try {
     const child = execa(tool.program, args, {
       cwd: staging,
@@ -231,6 +236,7 @@ async function runInstaller(
       log(`${tool.name}: ${line}`);
       const words = tool.error.exec(line.replace(COLOURS, ''))?.slice(1).find(Boolean);
       if (words) firstError ??= words;
+      gitsWords ??= /\b(?:fatal|ssh): .+/.exec(line)?.[0];
     }
     await noted;
     await child;
@@ -240,7 +246,7 @@ async function runInstaller(
     const reason =
       error.code === 'ENOENT'
         ? `The control repo has a Puppetfile, and '${tool.program}' is not installed on this server`
-        : `${tool.name} could not install the Puppetfile: ${firstError ?? error.shortMessage}`;
+        : `${tool.name} could not install the Puppetfile: ${[firstError ?? error.shortMessage, gitsWords].filter(Boolean).join(' ')}`;
     throw new CallboardError('CODE_DEPLOY_FAILED', { reason }, { cause: error });
   }
 }
