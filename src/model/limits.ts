@@ -103,7 +103,7 @@ export const HOOK_BODY_BYTES_MAX = 25 * MiB;
 /** Hooks that are checked at once: strangers must not take all the database's connections. */
 export const HOOKS_AT_ONCE_MAX = 32;
 /** Secrets that one hook's body is checked against: sources that could name the environment so. */
-export const HOOK_SECRETS_MAX = 16;
+export const HOOK_SECRETS_MAX = 4;
 /** Deliveries of hooks that are remembered, and how long: one that is sent again in this time is no work. */
 export const HOOK_DELIVERIES_MAX = 10_000;
 export const HOOK_DELIVERY_TIME_MS = 10 * 60_000;
