@@ -11,6 +11,8 @@ export interface EnvironmentRow {
   run_policy: 'do' | 'noop';
   enc_command: string | null;
   enc_interval_minutes: number;
+  recompile_minutes: number;
+  audit_share: number;
   code_version: string | null;
   released_code_version: string | null;
   created_at: Date;
@@ -64,13 +66,23 @@ export function lockEnvironment(tx: Transaction, name: string): Promise<Environm
 export async function setEnvironmentPolicies(
   tx: Transaction,
   name: string,
-  values: Pick<EnvironmentRow, 'code_policy' | 'facts_policy' | 'run_policy' | 'enc_command' | 'enc_interval_minutes'>,
+  values: Pick<
+    EnvironmentRow,
+    | 'code_policy'
+    | 'facts_policy'
+    | 'run_policy'
+    | 'enc_command'
+    | 'enc_interval_minutes'
+    | 'recompile_minutes'
+    | 'audit_share'
+  >,
 ): Promise<void> {
   await sql`
     update environment
     set code_policy = ${values.code_policy}, facts_policy = ${values.facts_policy},
         run_policy = ${values.run_policy}, enc_command = ${values.enc_command},
-        enc_interval_minutes = ${values.enc_interval_minutes}
+        enc_interval_minutes = ${values.enc_interval_minutes},
+        recompile_minutes = ${values.recompile_minutes}, audit_share = ${values.audit_share}
     where name = ${name}
   `.execute(tx);
 }
