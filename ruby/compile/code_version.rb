@@ -2,6 +2,7 @@
 
 require 'json'
 require 'puppet'
+require_relative 'tree_paths'
 
 module Callboard
   # A code version on disk, as an environment of Puppet's: environment.conf and hiera.yaml of the tree count, the
@@ -39,6 +40,11 @@ module Callboard
       @modulepath = relative.map { |path| File.join(@directory, path) }
     end
 
+    # Symbolic links of the tree: {relative path => where it leads}.
+    def links
+      @links ||= TreePaths.links(@directory)
+    end
+
     # Puppet's environment. Nothing was evaluated in it; only processes forked from this one may do that.
     def environment
       @environment ||= Puppet.override(environments: self) do
@@ -51,6 +57,7 @@ module Callboard
     # What every compile would find out and load first, and what no module has a part in: the list of modules, their loaders,
     # Puppet's own functions. Those take their scope from the compile that calls them.
     def prepare
+      links
       listened = Puppet::Test::LogCollector.new(@messages)
       Puppet::Util::Log.with_destination(listened) { load_first }
     end

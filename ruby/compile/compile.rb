@@ -5,6 +5,7 @@ require_relative 'canonical'
 require_relative 'outcome'
 require_relative 'request_node'
 require_relative 'static_metadata'
+require_relative 'trace'
 
 module Callboard
   # One compile: request in, header and catalog out. Runs in a process of its own, which ends afterwards; so nothing here
@@ -16,6 +17,15 @@ module Callboard
 
     # [header, canonical bytes or nil]. Whatever a module's code raises is a result.
     def run(request)
+      reads = Trace.begin(@code_version) unless request['trace'] == false
+      header, canonical = answer(request)
+      header['reads'] = reads && Trace.finish(reads)
+      [header, canonical]
+    end
+
+    private
+
+    def answer(request)
       outcome = Outcome.new(@code_version)
       outcome.listen
       @code_version.messages.each { |message| Puppet::Util::Log.newmessage(message) }
@@ -33,8 +43,6 @@ module Callboard
       header['warnings'] = (logs + warnings).first(Outcome::LOGS_MAX)
       [header, canonical]
     end
-
-    private
 
     def compile(request)
       environment = @code_version.environment

@@ -5,6 +5,7 @@ require_relative 'compile'
 require_relative 'lines'
 require_relative 'parse_cache'
 require_relative 'process_guard'
+require_relative 'template_reads'
 require_relative 'yaml_cache'
 
 module Callboard
@@ -131,7 +132,7 @@ module Callboard
       end_with(lines)
       header, catalog = Compile.new(@code_version).run(request)
       header['cpu_ms'] = Process.times.then { |t| ((t.utime + t.stime + t.cutime + t.cstime) * 1000).round }
-      header['parsed'] = (ParseCache.current.missed + YamlCache.current.missed)
+      header['parsed'] = (ParseCache.current.missed + YamlCache.current.missed + TemplateReads.current.missed)
                          .map { |path| @code_version.relative(path) }.reject { |path| path.start_with?('/') }.uniq
       lines.send(header)
       lines.write("#{catalog}\n") if catalog
@@ -223,6 +224,7 @@ module Callboard
       case path
       when ParseCache::PARSED then ParseCache.current.warm(path)
       when /\.ya?ml\z/ then YamlCache.current.warm(path)
+      when /\.erb\z/ then TemplateReads.current.warm(path)
       end
     end
   end

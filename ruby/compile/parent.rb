@@ -36,6 +36,7 @@ module Callboard
     private
 
     def load_puppet
+      Dir.chdir('/')
       require_relative 'puppet_settings'
       require_relative 'interpreter'
       PuppetSettings.load(
@@ -44,8 +45,10 @@ module Callboard
       )
       ParseCache.current = ParseCache.new
       YamlCache.current = YamlCache.new
+      TemplateReads.current = TemplateReads.new
       require_relative 'preload'
       Preload.run
+      Trace.install
       GC.start
       GC.compact if GC.respond_to?(:compact)
     end

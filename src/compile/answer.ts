@@ -1,6 +1,7 @@
 /** Checks what a compile's process answers. Code of modules runs in that process, so its word is not taken for anything. */
 import { type Catalog, catalogContents } from '../model/catalog.ts';
-import type { CatalogContent, CompileError, CompileRequest, CompileWarning } from './request.ts';
+import { READS_MAX } from '../model/limits.ts';
+import type { CatalogContent, CompileError, CompileRequest, CompileWarning, Place, Reads } from './request.ts';
 
 export interface CompileHeader {
   status: 'compiled' | 'failed';
@@ -10,6 +11,7 @@ export interface CompileHeader {
   cpuMs: number | null;
   /** Files of the code version that had to be parsed. */
   parsed: string[];
+  reads: Reads | null;
 }
 
 const SHA256 = /^[0-9a-f]{64}$/;
@@ -25,9 +27,38 @@ export function readHeader(line: Buffer): CompileHeader {
     warnings: list(value.warnings).map((item) => ({ ...message(item), level: String(record(item).level) })),
     cpuMs: typeof value.cpu_ms === 'number' ? value.cpu_ms : null,
     parsed: list(value.parsed).map(String),
+    reads: value.reads === null || value.reads === undefined ? null : readReads(record(value.reads)),
   };
   if (status === 'failed') header.error = message(value.error);
   return header;
+}
+
+const INPUT = /^(?:modules$|(?:file|kind|list|glob|data|name) [^\n]+$)/;
+const OUTSIDE = /^(?:(?:file|kind|list) \/|env )/;
+const ROOTS: unknown[] = ['facts', 'trusted', 'server_facts'];
+
+/** Reads that are too many or not of the form are no reads: the compile counts as one that may depend on everything. */
+function readReads(value: Record<string, unknown>): Reads | null {
+  const { inputs, data } = value;
+  const outside = Object.entries(record(value.outside));
+  const volatile = list(value.volatile);
+  const lints = list(value.lints);
+  const isInput = (one: unknown) => typeof one === 'string' && INPUT.test(one);
+  const isStep = (one: unknown) => typeof one === 'string' || Number.isSafeInteger(one);
+  const isPath = (one: unknown) => Array.isArray(one) && ROOTS.includes(one[0]) && one.every(isStep);
+  const isKnown = ([key, digest]: [string, unknown]) =>
+    OUTSIDE.test(key) && (digest === null || typeof digest === 'string');
+  if (!Array.isArray(inputs) || !inputs.every(isInput)) throw new Error('its inputs are not what they should be');
+  if (!Array.isArray(data) || !data.every(isPath)) throw new Error('its data are not what they should be');
+  if (!outside.every(isKnown)) throw new Error('what it read outside is not what it should be');
+  if ([inputs, data, outside, volatile, lints].some(({ length }) => length > READS_MAX)) return null;
+  return {
+    inputs: inputs.map(String),
+    data,
+    outside: Object.fromEntries(outside) as Record<string, string | null>,
+    volatile: volatile.map((item) => ({ ...place(item), reason: String(record(item).reason) })),
+    lints: lints.map(message),
+  };
 }
 
 /** Throws an Error unless the bytes are a catalog of this node, and every content that it names is declared. */
@@ -54,12 +85,12 @@ function content(item: unknown): CatalogContent {
 }
 
 function message(item: unknown): CompileError {
-  const { message: text, file, line } = record(item);
-  return {
-    message: String(text),
-    file: typeof file === 'string' ? file : null,
-    line: typeof line === 'number' ? line : null,
-  };
+  return { message: String(record(item).message), ...place(item) };
+}
+
+function place(item: unknown): Place {
+  const { file, line } = record(item);
+  return { file: typeof file === 'string' ? file : null, line: typeof line === 'number' ? line : null };
 }
 
 function record(value: unknown): Record<string, unknown> {

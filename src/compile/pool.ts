@@ -260,25 +260,15 @@ async function converse(connection: LineConnection, request: CompileRequest): Pr
     const line = await connection.read(HEADER_BYTES_MAX);
     if (line === null) return null;
     const header = readHeader(line);
-    if (header.status === 'failed') {
-      return {
-        header,
-        result: { status: 'failed', error: header.error!, warnings: header.warnings, cpuMs: header.cpuMs, reads: null },
-      };
-    }
+    const { warnings, cpuMs, reads } = header;
+    if (header.status === 'failed')
+      return { header, result: { status: 'failed', error: header.error!, warnings, cpuMs, reads } };
     const canonical = await connection.read(CATALOG_BYTES_MAX);
     if (canonical === null) return null;
     checkCatalog(canonical, header, request);
     return {
       header,
-      result: {
-        status: 'compiled',
-        canonical,
-        contents: header.contents,
-        warnings: header.warnings,
-        cpuMs: header.cpuMs,
-        reads: null,
-      },
+      result: { status: 'compiled', canonical, contents: header.contents, warnings, cpuMs, reads },
     };
   } catch (error) {
     if (error instanceof LineTooLong) throw new Trouble(`The compile's process sent too much: ${error.message}`);

@@ -14,6 +14,8 @@ export interface CompileRequest {
   enc: string | null;
   /** `serverversion`, `servername`, `serverip`: data, so that every compiler gives the same catalog. */
   serverFacts: Record<string, string>;
+  /** Whether to tell what is read, which is the normal case; false: as fast as can be, for comparison. */
+  trace?: boolean;
 }
 
 /** Puppet's own words, with the place in the code version where they apply. */
@@ -34,17 +36,26 @@ export interface CatalogContent {
   path?: string;
 }
 
-/** What a compile looked at: ruby/compile/PROTOCOL.md, "Reads". Sorted, each once. */
-export interface Reads {
-  inputs: string[];
-  data: (string | number)[][];
-  outside: Record<string, string | null>;
-  /** Why the catalog may be another at any time. */
-  volatile: { reason: string; file: string | null; line: number | null }[];
-  lints: CompileError[];
+/** A place in the code version where something is said about; null where there is none. */
+export interface Place {
+  file: string | null;
+  line: number | null;
 }
 
-/** `reads`: null where it is not known. */
+/** What a compile looked at, as keys and never as values: ruby/compile/PROTOCOL.md, Reads. */
+export interface Reads {
+  /** Things of the code version: "file PATH", "name function NAME", … */
+  inputs: string[];
+  /** Paths of facts, trusted and server facts. */
+  data: (string | number)[][];
+  /** Things of this machine, each with a digest of what it was: null where there was nothing. */
+  outside: Record<string, string | null>;
+  /** Why it cannot be told whether the same would come out again. */
+  volatile: ({ reason: string } & Place)[];
+  lints: ({ message: string } & Place)[];
+}
+
+/** `reads`: null where it is not known, so that every change may change the result. */
 export type CompileResult = { warnings: CompileWarning[]; cpuMs: number | null; reads: Reads | null } & (
   | { status: 'compiled'; canonical: Buffer; contents: CatalogContent[] }
   | { status: 'failed'; error: CompileError }
@@ -60,6 +71,7 @@ export function requestLine(request: CompileRequest): Buffer {
       trusted_extensions: request.trustedExtensions,
       enc: request.enc,
       server_facts: request.serverFacts,
+      trace: request.trace ?? true,
     })}\n`,
   );
 }

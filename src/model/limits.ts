@@ -77,6 +77,8 @@ export const CATALOG_BYTES_MAX = 128 * MiB;
 export const COMPILE_TIME_MAX_MS = 120_000;
 /** Memory of one compile's process; an OpenStack controller needs some 300 MiB. */
 export const COMPILE_MEMORY_MAX_BYTES = 1024 * MiB;
+/** Keys of one kind in what a compile read; the largest catalogs seen have some 10,000. Of more it counts as unknown. */
+export const READS_MAX = 200_000;
 /** Interpreters of code versions kept warm; each is some 100 MiB, mostly shared with its parent. */
 export const INTERPRETERS_MAX = 8;
 /** What an ENC may print, and how long it may take. */

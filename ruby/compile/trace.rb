@@ -1,0 +1,33 @@
+# frozen_string_literal: true
+
+require_relative 'trace/access'
+require_relative 'trace/data'
+require_relative 'trace/facts'
+require_relative 'trace/files'
+require_relative 'trace/machine'
+require_relative 'trace/names'
+require_relative 'trace/templates'
+
+module Callboard
+  # Tells the open read set (read_set.rb) what a compile looks at. The hooks are put in place once, in the parent, and cost
+  # next to nothing where no set is open.
+  module Trace
+    module_function
+
+    def install
+      [Access, Data, Facts, Files, Machine, Names, Templates].each(&:install)
+    end
+
+    # Begins the trace of this process's one compile.
+    def begin(code_version)
+      ReadSet.open(code_version).tap { |reads| Names.watch_ruby(reads) }
+    end
+
+    # What the compile read. Whatever is read later is not part of it.
+    def finish(reads)
+      Names.finish(reads)
+      ReadSet.current = nil
+      reads.to_h
+    end
+  end
+end
