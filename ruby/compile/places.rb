@@ -9,6 +9,8 @@ module Callboard
   # only asked it to do what it always does.
   class Places
     PUPPET = "#{File.dirname($LOADED_FEATURES.find { |path| path.end_with?('/puppet/version.rb') })}/"
+    # Module code asks these of Puppet itself.
+    PASSED = ["#{PUPPET}parser/scope.rb", "#{PUPPET}parser/templatewrapper.rb"].freeze
     OURS = "#{__dir__}/"
     FRAMES_MAX = 60
     INLINE_TEMPLATE = '(erb)'
@@ -29,7 +31,7 @@ module Callboard
           next if path.nil? || path.start_with?(OURS, '<')
           return [path.delete_prefix(@prefix), frame.lineno] if path.start_with?(@prefix)
           return manifest if path == INLINE_TEMPLATE
-          return nil if path.start_with?(PUPPET)
+          return nil if path.start_with?(PUPPET) && !PASSED.include?(path)
         end
         start += 6
       end

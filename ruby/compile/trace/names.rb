@@ -14,8 +14,8 @@ module Callboard
       AUTOLOADED = { 'puppet/parser/functions/' => 'function', 'puppet/type/' => 'resource_type' }.freeze
       PROVIDERS = %r{\A/*puppet/provider/(.+)\z}.freeze
       # Ways for Ruby code to get at facts past everything in facts.rb.
-      BACK_DOORS = /instance_variable|instance_eval|instance_exec|ObjectSpace|Marshal|effective_symtable|qualified_variables|
-                    \bunbind\b|bind_call|\bFiddle\b|TracePoint|set_trace_func|\.inspect\b.*scope|scope\.inspect/x.freeze
+      BACK_DOORS = /instance_variable|instance_eval|instance_exec|ObjectSpace|effective_symtable|qualified_variables|
+                    \bunbind\b|bind_call|\bFiddle\b|TracePoint|set_trace_func|Marshal\.dump\(\s*(?:self|\w*scope|compiler|node)/x.freeze
       # Types and providers never meet a scope.
       WITHOUT_SCOPE = %r{/lib/puppet/(?:type|provider)/}.freeze
 

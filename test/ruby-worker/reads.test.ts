@@ -1,0 +1,276 @@
+/** What a compile read, by kind of input: in small trees, present and absent. */
+/** biome-ignore-all lint/suspicious/noTemplateCurlyInString: Puppet interpolates like this too. */
+import { createHash } from 'node:crypto';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { Reads } from '../../src/compile/request.ts';
+import { codeTree, type Entry } from '../compile/code-tree.ts';
+import { openPool, request } from './compiling.ts';
+
+const pool = openPool({ concurrency: 2 });
+let beside: string;
+beforeAll(async () => {
+  beside = await mkdtemp(join(tmpdir(), 'callboard-beside-'));
+  await writeFile(join(beside, 'there'), 'text');
+  await pool.start();
+}, 300_000);
+afterAll(async () => {
+  await pool.close();
+  await rm(beside, { recursive: true });
+});
+
+const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
+
+async function readsOf(files: Record<string, Entry>, status = 'compiled'): Promise<Reads> {
+  const result = await pool.compile(request('n1.example.net', { codeDirectory: await codeTree(files) }));
+  if (result.status !== status || !result.reads) throw new Error(JSON.stringify(result));
+  return result.reads;
+}
+const inputsOf = async (files: Record<string, Entry>, status?: string) => (await readsOf(files, status)).inputs;
+const rubyFunction = (name: string, body: string) =>
+  `Puppet::Functions.create_function(:'${name}') do\n  def ${name.replace(/.*:/, '')}\n    ${body}\n  end\nend\n`;
+
+describe.concurrent('things of the code version', { timeout: 120_000 }, () => {
+  test('what every compile reads', async () => {
+    expect(await inputsOf({ 'manifests/site.pp': '' })).toEqual([
+      'file .callboard/environment.json',
+      'file environment.conf',
+      'file manifests/site.pp',
+      'glob manifests/**/*.pp',
+      'kind manifests',
+      'modules',
+    ]);
+  });
+  test('manifests, there and not', async () => {
+    const inputs = await inputsOf({
+      'manifests/site.pp': 'include m, m::a\nif defined("m::b") { notify { "b": } }',
+      'modules/m/manifests/init.pp': 'class m {}',
+      'modules/m/manifests/a.pp': 'class m::a {}',
+    });
+    expect(inputs).toEqual(
+      expect.arrayContaining([
+        'file modules/m/manifests/init.pp',
+        'file modules/m/manifests/a.pp',
+        'kind modules/m/manifests/b.pp',
+      ]),
+    );
+  });
+  test('templates, files and sources, there and not', async () => {
+    const inputs = await inputsOf({
+      'manifests/site.pp': `
+        notify { 'a': message => template('m/a.erb') }
+        notify { 'b': message => epp('m/b.epp') }
+        notify { 'c': message => file('/nothing/here', 'm/none', 'm/c') }
+        notify { 'd': message => String(find_file('m/d1', 'm/d2')) }
+        file { '/e': source => ['puppet:///modules/m/e1', 'puppet:///modules/m/e2'] }
+        file { '/f': ensure => directory, recurse => remote, source => 'puppet:///modules/m/f' }`,
+      'modules/m/templates/a.erb': 'a',
+      'modules/m/templates/b.epp': 'b',
+      'modules/m/files/c': 'c',
+      'modules/m/files/d2': 'd',
+      'modules/m/files/e2': 'e',
+      'modules/m/files/f/g/h': 'h',
+    });
+    expect(inputs).toEqual(
+      expect.arrayContaining([
+        'file modules/m/templates/a.erb',
+        'file modules/m/templates/b.epp',
+        'kind modules/m/files/none',
+        'file modules/m/files/c',
+        'kind modules/m/files/d1',
+        'kind modules/m/files/d2',
+        'kind modules/m/files/e1',
+        'file modules/m/files/e2',
+        'list modules/m/files/f',
+        'list modules/m/files/f/g',
+        'file modules/m/files/f/g/h',
+      ]),
+    );
+  });
+  test('functions, types and plugins by name', async () => {
+    const inputs = await inputsOf({
+      'manifests/site.pp': `
+        $a = [m::pp(), m::ruby(), legacy(), defined('m_unknown')]
+        M::Text $b = 'b'
+        m_thing { 'a': }
+        notify { 'c': message => "\${a}" }`,
+      'modules/m/functions/pp.pp': 'function m::pp() { 1 }',
+      'modules/m/lib/puppet/functions/m/ruby.rb': rubyFunction(
+        'm::ruby',
+        'begin; require "puppet_x/m/missing"; rescue LoadError; require_relative "../../../helper/one"; end; 1',
+      ),
+      'modules/m/lib/helper/one.rb': 'Object.const_set(:ONE, 1)',
+      'modules/m/lib/puppet/parser/functions/legacy.rb':
+        'Puppet::Parser::Functions.newfunction(:legacy, type: :rvalue) { |_| 1 }',
+      'modules/m/types/text.pp': 'type M::Text = String',
+      'modules/m/lib/puppet/type/m_thing.rb': 'Puppet::Type.newtype(:m_thing) { newparam(:name) }',
+      'modules/m/lib/puppet/provider/m_thing/one.rb': 'Facter.value(:kernel)\nPuppet::Type.type(:m_thing).provide(:one) {}',
+    });
+    expect(inputs).toEqual(
+      expect.arrayContaining([
+        'name function m::pp',
+        'file modules/m/functions/pp.pp',
+        'name function m::ruby',
+        'file modules/m/lib/puppet/functions/m/ruby.rb',
+        'name require puppet_x/m/missing',
+        'file modules/m/lib/helper/one.rb',
+        'name function legacy',
+        'file modules/m/lib/puppet/parser/functions/legacy.rb',
+        'name type m::text',
+        'name type m',
+        'file modules/m/types/text.pp',
+        'name resource_type m_thing',
+        'file modules/m/lib/puppet/type/m_thing.rb',
+        'name provider m_thing',
+        'file modules/m/lib/puppet/provider/m_thing/one.rb',
+        'name resource_type m_unknown',
+      ]),
+    );
+    expect(inputs.filter((input) => input.startsWith('glob'))).toEqual(['glob manifests/**/*.pp']);
+  });
+  test('hiera: root keys of YAML and JSON, everything else as a whole', async () => {
+    const inputs = await inputsOf({
+      'manifests/site.pp': `
+        notify { 'a': message => String([lookup('a.b'), lookup('none', default_value => 1), lookup('from_m::key')]) }`,
+      'hiera.yaml': `version: 5
+hierarchy:
+  - { name: yaml, paths: ["nodes/%{trusted.certname}.yaml", common.yaml] }
+  - { name: json, data_hash: json_data, path: more.json }
+  - { name: globs, glob: "roles/*.yaml" }
+  - { name: custom, lookup_key: from_m::look, path: custom.txt }
+`,
+      'data/common.yaml': 'a: { b: 1 }\nc: 2\n',
+      'data/more.json': '{"d":1}',
+      'data/roles/web.yaml': 'e: 1',
+      'data/custom.txt': 'f',
+      'modules/from_m/lib/puppet/functions/from_m/look.rb': `Puppet::Functions.create_function(:'from_m::look') do
+  dispatch(:look) { param 'String', :key; param 'Hash', :options; param 'Puppet::LookupContext', :context }
+  def look(key, options, context)
+    key == 'from_m::key' ? context.cached_file_data(options['path']) : context.not_found
+  end
+end`,
+    });
+    expect(inputs).toEqual(
+      expect.arrayContaining([
+        'file hiera.yaml',
+        'kind data/nodes/n1.example.net.yaml',
+        'data data/common.yaml\ta',
+        'data data/common.yaml\tlookup_options',
+        'data data/common.yaml\tnone',
+        'data data/more.json\tnone',
+        'data data/roles/web.yaml\tnone',
+        'glob data/roles/*.yaml',
+        'name function from_m::look',
+        'file data/custom.txt',
+        'kind modules/from_m/hiera.yaml',
+      ]),
+    );
+    expect(inputs).not.toContain('file data/common.yaml');
+    expect(inputs).not.toContain('file data/more.json');
+  });
+  test('links: where they lead, and that they lead there', async () => {
+    const inputs = await inputsOf({
+      'manifests/site.pp': "notify { 'a': message => file('m/a') }",
+      'modules/m': { link: '../elsewhere/m' },
+      'elsewhere/m/files/a': { link: 'b' },
+      'elsewhere/m/files/b': 'b',
+    });
+    expect(inputs).toEqual(
+      expect.arrayContaining(['file modules/m', 'file elsewhere/m/files/a', 'file elsewhere/m/files/b']),
+    );
+  });
+  test('patterns of a module’s code', async () => {
+    const inputs = await inputsOf({
+      'manifests/site.pp': "notify { 'a': message => String(m::look()) }",
+      'modules/m/lib/puppet/functions/m/look.rb': rubyFunction(
+        'm::look',
+        'base = File.expand_path("../../../../files", __dir__); Dir.glob("#{base}/{a,b}/*.txt") + Dir["#{base}/[xy]/*"] + Dir.children(base)',
+      ),
+      'modules/m/files/a/one.txt': '',
+    });
+    expect(inputs).toEqual(
+      expect.arrayContaining([
+        'glob modules/m/files/a/*.txt',
+        'glob modules/m/files/b/*.txt',
+        'list modules/m/files',
+        'list modules/m/files/a',
+      ]),
+    );
+  });
+  test.each([
+    ['fail("no")', []],
+    ['include m::nowhere', ['kind modules/m/manifests/nowhere.pp']],
+    ['no::such()', ['name function no::such']],
+    ['notify { "a": message => template("m/none.erb") }', ['kind modules/m/templates/none.erb']],
+  ])('a compile that fails tells too: %s', async (manifest, expected) => {
+    const inputs = await inputsOf({ 'manifests/site.pp': manifest, 'modules/m/metadata.json': '{}' }, 'failed');
+    expect(inputs).toEqual(expect.arrayContaining(['file manifests/site.pp', ...expected]));
+  });
+});
+
+describe.concurrent('outside the code version', { timeout: 120_000 }, () => {
+  test('files, lists and variables can be looked at again', async () => {
+    const reads = await readsOf({
+      'manifests/site.pp': `notify { 'a': message => String([m::look(), file('${beside}/none', '${beside}/there')]) }`,
+      'modules/m/lib/puppet/functions/m/look.rb': rubyFunction(
+        'm::look',
+        `[ENV['HOME'].nil?, ENV['NOT_THERE'], Dir.children('${beside}'), File.directory?('${beside}/no')]`,
+      ),
+    });
+    expect(reads.outside).toMatchObject({
+      [`file ${beside}/there`]: sha256('text'),
+      [`kind ${beside}/none`]: null,
+      [`list ${beside}`]: sha256('there\n'),
+      [`kind ${beside}/no`]: null,
+      'env NOT_THERE': null,
+      'env HOME': process.env.HOME === undefined ? null : sha256(process.env.HOME),
+    });
+    expect(reads.volatile).toEqual([]);
+  });
+  const ruby = (code: string) => ({
+    'manifests/site.pp': "notify { 'a': message => String(m::look()) }",
+    'modules/m/lib/puppet/functions/m/look.rb': rubyFunction('m::look', `${code}; 1`),
+  });
+  test.each([
+    ['Time.now', 'reads the clock'],
+    ['Date.today', 'reads the clock'],
+    ['Process.clock_gettime(Process::CLOCK_REALTIME)', 'reads the clock'],
+    ['rand(5)', 'makes a random choice'],
+    ['[1, 2].shuffle', 'makes a random choice'],
+    ['SecureRandom.hex', 'makes a random choice'],
+    ['`true`', 'runs a command'],
+    ['system("true")', 'runs a command'],
+    ['IO.popen("true").read', 'runs a command'],
+    ['require "open3"; Open3.capture2("true")', 'runs a command'],
+    ['Puppet::Util::Execution.execute(["/bin/true"])', 'runs a command'],
+    ['begin; TCPSocket.new("127.0.0.1", 1); rescue SystemCallError; end', 'uses the network'],
+    ['begin; Addrinfo.getaddrinfo("localhost", 1); rescue SocketError; end', 'uses the network'],
+    ['Facter.value(:kernel)', 'asks Facter about the machine that compiles'],
+    ['Puppet.runtime[:facter].value(:kernel)', 'asks Facter about the machine that compiles'],
+    ['ENV.to_h', 'reads the environment of the process'],
+    ['File.mtime(__FILE__)', 'looks at the time of a file'],
+    ['File.read("/proc/uptime")', 'reads /proc/uptime, which is never the same'],
+  ])('%s: %s', async (code, reason) => {
+    const { volatile } = await readsOf(ruby(code));
+    expect(volatile).toContainEqual({ reason, file: 'modules/m/lib/puppet/functions/m/look.rb', line: 3 });
+  });
+  test.each([
+    ["Timestamp()", 'reads the clock'],
+    ["generate('/bin/echo', 'a')", 'runs a command'],
+    ["inline_template('<%= Time.now %>')", 'reads the clock'],
+  ])('%s: %s', async (expression, reason) => {
+    const { volatile } = await readsOf({ 'manifests/site.pp': `\nnotify { 'a': message => String(${expression}) }` });
+    expect(volatile).toContainEqual({ reason, file: 'manifests/site.pp', line: 2 });
+  });
+  test.each(["fqdn_rand(100, 'a')", "strftime(Timestamp(0), '%s')", "sprintf('%s', 1)"])('%s is always the same', async (expression) => {
+    const { volatile } = await readsOf({ 'manifests/site.pp': `notify { 'a': message => String(${expression}) }` });
+    expect(volatile).toEqual([]);
+  });
+});
+
+test('without a trace there are no reads', async () => {
+  const codeDirectory = await codeTree({ 'manifests/site.pp': '' });
+  expect(await pool.compile(request('n1.example.net', { codeDirectory, trace: false }))).toMatchObject({ reads: null });
+});
