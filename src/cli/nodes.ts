@@ -29,8 +29,8 @@ interface NodeDetail extends NodeRow {
     trigger: string;
     code_version: string;
     catalog: string | null;
-    error: { message: string; file?: string | null; line?: number | null } | null;
-    warnings: string[];
+    error: { message: string; file: string | null; line: number | null } | null;
+    warnings: { level: string; message: string; file: string | null; line: number | null }[];
     finished_at: string;
   } | null;
   run: { id: string; status: string; noop: boolean; finished_at: string | null } | null;
@@ -141,13 +141,9 @@ function describe(node: NodeDetail): string {
   const compile = node.last_compile;
   if (compile) {
     lines.push(field('compile', `${ago(compile.finished_at)} ago, because ${compile.trigger}`));
-    if (compile.error) {
-      const place = compile.error.file
-        ? ` (${compile.error.file}${compile.error.line ? `:${compile.error.line}` : ''})`
-        : '';
-      lines.push(field('', pc.red(`${compile.error.message}${place}`)));
-    }
-    for (const warning of compile.warnings.slice(0, 5)) lines.push(field('', pc.yellow(String(warning))));
+    if (compile.error) lines.push(field('', pc.red(`${compile.error.message}${placeOf(compile.error)}`)));
+    for (const warning of compile.warnings.slice(0, 5))
+      lines.push(field('', pc.yellow(`${warning.level}: ${warning.message}${placeOf(warning)}`)));
   }
   if (node.run)
     lines.push(
@@ -160,4 +156,8 @@ function describe(node: NodeDetail): string {
   if (extensions.length > 0)
     lines.push(field('trusted', extensions.map(([name, value]) => `${name}=${value}`).join(' ')));
   return lines.join('\n');
+}
+
+function placeOf({ file, line }: { file: string | null; line: number | null }): string {
+  return file ? ` (${file}${line ? `:${line}` : ''})` : '';
 }

@@ -215,7 +215,7 @@ async function store(
     volatile: [],
     catalog: served?.id ?? null,
     error: result.status === 'failed' ? result.error : null,
-    warnings: result.warnings,
+    warnings: [...result.warnings, ...(result.reads?.lints ?? []).map((lint) => ({ level: 'lint', ...lint }))],
     startedAt: inputs.read_at,
     cpuMs: result.cpuMs,
   };

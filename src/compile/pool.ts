@@ -14,6 +14,7 @@ import {
   COMPILE_MEMORY_MAX_BYTES,
   COMPILE_TIME_MAX_MS,
   FACTS_BYTES_MAX,
+  INTERPRETER_IDLE_MAX_MS,
   INTERPRETERS_MAX,
 } from '../model/limits.ts';
 import { type CompileHeader, checkCatalog, readHeader } from './answer.ts';
@@ -39,6 +40,7 @@ export interface CompilePoolOptions extends ParentOptions {
   timeMaxMs?: number;
   memoryMaxBytes?: number;
   interpretersMax?: number;
+  interpreterIdleMaxMs?: number;
   /** Told what compiles printed and what went wrong with processes; bounded text, for the log. */
   note?: (message: string, detail: Record<string, unknown>) => void;
 }
@@ -61,6 +63,7 @@ export class CompilePool {
   readonly #waiting: (() => void)[] = [];
   #reception: Promise<Reception> | undefined;
   #parent: Promise<Parent> | undefined;
+  readonly #idleTimer: NodeJS.Timeout;
   #running = 0;
   #closed = false;
 
@@ -69,6 +72,8 @@ export class CompilePool {
     this.#concurrency = options.concurrency ?? availableParallelism();
     this.#timeMaxMs = options.timeMaxMs ?? COMPILE_TIME_MAX_MS;
     this.#memoryMaxBytes = options.memoryMaxBytes ?? COMPILE_MEMORY_MAX_BYTES;
+    const idleMaxMs = options.interpreterIdleMaxMs ?? INTERPRETER_IDLE_MAX_MS;
+    this.#idleTimer = setInterval(() => void this.#endIdle(Date.now() - idleMaxMs), idleMaxMs / 4).unref();
   }
 
   /** For figures: compiles under way, compiles waiting, interpreters. */
@@ -115,6 +120,7 @@ export class CompilePool {
   /** Ends everything. Compiles under way fail with WORKER_FAILED. */
   async close(): Promise<void> {
     this.#closed = true;
+    clearInterval(this.#idleTimer);
     for (const wake of this.#waiting.splice(0)) wake();
     const parent = await this.#parent?.catch(() => undefined);
     parent?.kill();
@@ -214,14 +220,25 @@ export class CompilePool {
 
   /** Ends interpreters that nobody uses, the longest unused first, until there are few enough. */
   async #endOldest(): Promise<void> {
-    const settled = await Promise.all([...this.#interpreters.values()].map((one) => one.catch(() => undefined)));
-    const idle = settled.filter((one) => one !== undefined && one.running === 0).sort((a, b) => a!.usedAt - b!.usedAt);
-    let surplus = this.#interpreters.size - (this.#options.interpretersMax ?? INTERPRETERS_MAX);
-    for (const interpreter of idle) {
-      if (surplus-- <= 0) break;
-      this.#interpreters.delete(interpreter!.key);
-      interpreter!.close();
-    }
+    const idle = await this.#idle();
+    const surplus = this.#interpreters.size - (this.#options.interpretersMax ?? INTERPRETERS_MAX);
+    for (const interpreter of idle.slice(0, Math.max(0, surplus))) this.#forget(interpreter);
+  }
+
+  /** Ends interpreters that nobody used since then. */
+  async #endIdle(since: number): Promise<void> {
+    for (const interpreter of await this.#idle()) if (interpreter.usedAt < since) this.#forget(interpreter);
+  }
+
+  /** Those without a compile, the longest unused first. */
+  async #idle(): Promise<Interpreter[]> {
+    const started = await Promise.all([...this.#interpreters.values()].map((one) => one.catch(() => undefined)));
+    return started.filter((one) => one?.running === 0).sort((a, b) => a!.usedAt - b!.usedAt) as Interpreter[];
+  }
+
+  #forget(interpreter: Interpreter): void {
+    this.#interpreters.delete(interpreter.key);
+    interpreter.close();
   }
 
   #theParent(): Promise<Parent> {

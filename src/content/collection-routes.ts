@@ -9,6 +9,7 @@ import type { Collections } from './jobs.ts';
 
 const counts = Type.Object({
   compiles_forgotten: Type.Integer(),
+  read_sets_forgotten: Type.Integer(),
   pointer_moves_forgotten: Type.Integer(),
   code_versions_forgotten: Type.Integer(),
   catalogs_forgotten: Type.Integer(),

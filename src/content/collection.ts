@@ -50,6 +50,7 @@ export interface CollectionOptions {
 /** What a collection did; the names are those of the answer over HTTP. */
 export interface Collected {
   compiles_forgotten: number;
+  read_sets_forgotten: number;
   pointer_moves_forgotten: number;
   code_versions_forgotten: number;
   catalogs_forgotten: number;
@@ -70,6 +71,7 @@ export async function collect(deps: CollectionDeps, options: CollectionOptions =
   const historySince = new Date(now - (options.historyTimeMs ?? COLLECT_HISTORY_TIME_MS));
   const collected: Collected = {
     compiles_forgotten: 0,
+    read_sets_forgotten: 0,
     pointer_moves_forgotten: 0,
     code_versions_forgotten: 0,
     catalogs_forgotten: 0,
@@ -87,6 +89,12 @@ export async function collect(deps: CollectionDeps, options: CollectionOptions =
     collected.compiles_forgotten += forgotten;
     return forgotten;
   });
+  await untilNone(async () => {
+    const forgotten = await db.transaction().execute((tx) => store.forgetReadSets(tx, COLLECT_BATCH_MAX));
+    collected.read_sets_forgotten += forgotten;
+    return forgotten;
+  });
+  await store.forgetAudits(db, historySince);
   await byKey(async (after) => {
     const page = await store.forgetMoves(db, after, historySince, COLLECT_ROWS_BATCH_MAX);
     collected.pointer_moves_forgotten += page.forgotten;

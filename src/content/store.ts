@@ -52,6 +52,46 @@ export async function forgetCompiles(db: Queries, since: Date, max: number): Pro
   return gone.length;
 }
 
+/** What compiles read of which the last was forgotten. Parts that no other read set has go with them. */
+export async function forgetReadSets(tx: Transaction, max: number): Promise<number> {
+  const gone = await rows<{ id: number; parts: number[] }>(
+    sql`
+      with dead as materialized (
+        select id from read_set s
+        where not exists (select from compile where read_set = s.id) and not exists (select from compiled where read_set = s.id)
+        limit ${max}
+      ), unlinked as (
+        delete from read_set_part where read_set in (select id from dead) returning part
+      )
+      select dead.id, array(select distinct part from unlinked) as parts from dead
+    `,
+    tx,
+  );
+  if (gone.length === 0) return 0;
+  await sql`delete from read_set where id = any(${gone.map(({ id }) => id)}::bigint[])`.execute(tx);
+  await sql`
+    with dead as materialized (
+      select id from unnest(${gone[0]!.parts}::bigint[]) as id
+      where not exists (select from read_set_part where part = id)
+    ), unindexed as (
+      delete from read_input where part in (select id from dead)
+    )
+    select count(*) from dead
+  `.execute(tx);
+  await sql`
+    delete from read_part where id = any(${gone[0]!.parts}::bigint[])
+      and not exists (select from read_set_part where part = read_part.id)
+      and not exists (select from read_input where part = read_part.id)
+  `.execute(tx);
+  return gone.length;
+}
+
+/** Audits older than this, and what is known of data files, which is found out again where it is needed. */
+export async function forgetAudits(db: Queries, since: Date): Promise<void> {
+  await sql`delete from skip_audit where at < ${since}`.execute(db);
+  await sql`delete from data_file`.execute(db);
+}
+
 /** One page of a forgetting that goes through a table by its key; `last` is null after the last page. */
 export interface ForgottenPage {
   forgotten: number;

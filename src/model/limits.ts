@@ -81,6 +81,8 @@ export const COMPILE_MEMORY_MAX_BYTES = 1024 * MiB;
 export const READS_MAX = 200_000;
 /** Interpreters of code versions kept warm; each is some 100 MiB, mostly shared with its parent. */
 export const INTERPRETERS_MAX = 8;
+/** An interpreter that nobody used for so long is ended: its code version is an old one. */
+export const INTERPRETER_IDLE_MAX_MS = 15 * 60_000;
 /** What an ENC may print, and how long it may take. */
 export const ENC_BYTES_MAX = 1 * MiB;
 export const ENC_TIME_MAX_MS = 20_000;

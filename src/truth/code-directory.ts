@@ -24,6 +24,8 @@ export function codeDirectories(deps: { state: string; content: StoredContent })
   const parent = join(deps.state, 'code');
   const making = new Map<CodeVersionHash, Promise<string>>();
   let swept: Promise<void> | undefined;
+  /** The one that was asked for last: the next one differs from it in a few files, mostly. */
+  let last: { root: string; entries: TreeEntry[] } | undefined;
 
   async function make(codeVersion: CodeVersionHash): Promise<string> {
     swept ??= sweep(parent);
@@ -32,6 +34,8 @@ export function codeDirectories(deps: { state: string; content: StoredContent })
     const manifest = await deps.content.read(codeVersion as string as ContentHash);
     if (treeHash(manifest) !== codeVersion) throw new Error(`the manifest of code version ${codeVersion} is another's`);
     const entries = readTree(manifest);
+    const like = last;
+    last = { root: directory, entries };
     if (await isWhole(directory, entries)) return directory;
 
     await removeDirectory(directory);
@@ -41,6 +45,7 @@ export function codeDirectories(deps: { state: string; content: StoredContent })
       await writeTreeFiles(beside, entries, {
         content: deps.content,
         modes: 'kept',
+        like,
       });
       await rename(beside, directory);
     } catch (error) {

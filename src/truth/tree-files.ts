@@ -1,6 +1,6 @@
 /** Tree entries made into files of a directory, each file's bytes checked against its hash while they are written. */
 import { createHash } from 'node:crypto';
-import { chmod, mkdir, open, symlink } from 'node:fs/promises';
+import { chmod, link, mkdir, open, symlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import type { ContentHash } from '../model/ids.ts';
@@ -25,6 +25,8 @@ export interface TreeFilesOptions {
    * the same on every machine. `private`: for a while, for us only (0600, 0700).
    */
   modes: 'kept' | 'private';
+  /** Where the same files lie already with the modes `kept`: they are linked, not written again. */
+  like?: { root: string; entries: readonly TreeEntry[] } | undefined;
   signal?: AbortSignal;
 }
 
@@ -43,10 +45,23 @@ export async function writeTreeFiles(
   const ordered = [...directories].sort();
   for (const path of ordered) await mkdir(join(root, path), { mode: 0o700 }); // A parent sorts before what it holds.
 
+  const there = new Map(options.like?.entries.flatMap((entry) => (entry.kind === 'file' ? [[entry.path, entry]] : [])));
+  const make = async (entry: FileEntry): Promise<void> => {
+    const path = join(root, entry.path);
+    const same = there.get(entry.path);
+    const linked =
+      same?.hash === entry.hash &&
+      same.mode === entry.mode &&
+      (await link(join(options.like!.root, entry.path), path).then(
+        () => true,
+        () => false, // It was removed, or has as many links as there can be.
+      ));
+    if (!linked) await writeFileChecked(path, entry, options);
+  };
   const writes = new AtMost(DEPLOY_FILES_AT_ONCE_MAX);
   for (const entry of entries) {
     options.signal?.throwIfAborted();
-    if (entry.kind === 'file') await writes.run(() => writeFileChecked(join(root, entry.path), entry, options));
+    if (entry.kind === 'file') await writes.run(() => make(entry));
     else if (entry.kind === 'link') await symlink(entry.target, join(root, entry.path));
   }
   await writes.all();

@@ -7,6 +7,7 @@ import { type AffectedDeps, affectedJobs, affectedReadSets, readCode } from '../
 import { dataDigest } from '../../src/compile/data.ts';
 import { queueChangedNodes } from '../../src/compile/queue.ts';
 import { storeReadSet } from '../../src/compile/read-set-store.ts';
+import { forgetReadSets } from '../../src/content/store.ts';
 import type { Certname, CodeVersionHash, ContentHash } from '../../src/model/ids.ts';
 import { type TreeEntry, treeHash, writeTree } from '../../src/model/tree.ts';
 import { afterCarryOver } from '../../src/release/pointers.ts';
@@ -291,3 +292,17 @@ test('of 10,000 nodes that read 500 files each, those of one template are found 
   console.log(`affected nodes of 10,000: ${times.map((time) => time.toFixed(1)).join(', ')} ms`);
   expect(Math.min(...times)).toBeLessThan(100);
 }, 120_000);
+
+test('read sets that no compile has any more are forgotten, with the parts that only they had', async () => {
+  const v1 = await deploy(FILES);
+  await node('a.example', v1, { inputs: ['file manifests/site.pp', 'file modules/m/templates/a.erb'] });
+  await node('b.example', v1, { inputs: ['file manifests/site.pp', 'file modules/m/templates/b.erb'] });
+  await pool.query("update compile set read_set = null where certname = 'a.example'");
+  await pool.query("update compiled set read_set = null where certname = 'a.example'");
+  const forget = () => db.transaction().execute((tx) => forgetReadSets(tx, 100));
+  expect(await forget()).toBe(1);
+  expect(await forget()).toBe(0);
+  const { rows } = await pool.query('select input from read_input order by 1');
+  expect(rows.map((row) => row.input)).toEqual(['file manifests/site.pp', 'file modules/m/templates/b.erb']);
+  expect((await pool.query('select from read_part')).rowCount).toBe(2);
+});

@@ -240,6 +240,7 @@ describe('a collection', () => {
     await collect({ db, store, logger });
     expect(await collect({ db, store, logger })).toMatchObject({
       compiles_forgotten: 0,
+      read_sets_forgotten: 0,
       code_versions_forgotten: 0,
       catalogs_forgotten: 0,
       content_removed: 0,

@@ -207,3 +207,19 @@ test('a removed directory is gone, is made again when it is asked for, and stran
   expect(existsSync(join(await directories.codeDirectory(version.id), 'empty'))).toBe(true);
   expect(readdirSync(join(state, 'code')).sort()).toEqual(['.old-young', version.id, 'lost+found'].sort());
 });
+
+test('files that the code version before has as well are linked, and outlive its directory', async () => {
+  const state = temporaryDirectory('state');
+  const [first, second] = [codeVersion(FILES, OTHERS), codeVersion({ ...FILES, empty: 'no longer' }, OTHERS)];
+  const content = {
+    read: async (hash: ContentHash) => (first.kept.has(hash) ? first : second).content.read(hash),
+    get: async (hash: ContentHash) => (first.kept.has(hash) ? first : second).content.get(hash),
+  };
+  const directories = codeDirectories({ state, content });
+  const [one, two] = [await directories.codeDirectory(first.id), await directories.codeDirectory(second.id)];
+  const inode = (directory: string, path: string) => lstatSync(join(directory, path)).ino;
+  expect(inode(two, 'big/file')).toBe(inode(one, 'big/file'));
+  expect(inode(two, 'empty')).not.toBe(inode(one, 'empty'));
+  await directories.removeCodeDirectory(first.id);
+  expect(readFileSync(join(two, 'big/file'), 'utf8')).toBe(FILES['big/file']);
+});
