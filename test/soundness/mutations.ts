@@ -267,10 +267,25 @@ const KEYS: Record<string, (random: Random) => Json> = {
   'ntp::iburst_enable': (random) => random.chance(0.5),
   'nobody::asks': (random) => random.word(),
 };
+/** A key that machines of a role are likely to ask for. */
+function fitting(role: string | undefined, random: Random): string {
+  const all = Object.keys(KEYS);
+  const own: Record<string, RegExp> = {
+    app: /^app|^region/,
+    time: /::time::/,
+    bastion: /bastion/,
+    cloud: /cloud/,
+    database: /database/,
+  };
+  const fits = all.filter((key) => (role && own[role]?.test(key)) || key.startsWith('profile::base'));
+  return random.pick(random.chance(0.8) ? fits : all);
+}
 kind('data: key added', 5, (world, random) => {
   const path = random.pick(paths(world, YAML_DATA));
   const values = data(world, path);
-  const key = random.pick(Object.keys(KEYS).filter((each) => !(each in values)));
+  const role = /data\/roles\/(\w+)|data\/nodes\/([a-z]+)/.exec(path);
+  const key = fitting(role?.[1] ?? role?.[2], random);
+  if (key in values) return undefined;
   write(world, path, stringify({ ...values, [key]: KEYS[key]!(random) }));
   return `${path}: ${key}`;
 });
@@ -282,8 +297,8 @@ kind('data: key removed', 3, (world, random) => {
   return `${path}: a key`;
 });
 kind('data: file of a node', 4, (world, random) => {
-  const { certname } = machine(world, random);
-  const key = random.pick(Object.keys(KEYS));
+  const { certname, extensions } = machine(world, random);
+  const key = fitting(extensions.pp_role, random);
   return toggle(world, `data/nodes/${certname}.yaml`, stringify({ [key]: KEYS[key]!(random) }));
 });
 kind('data: file of a role, site or system', 3, (world, random) => {
@@ -299,7 +314,7 @@ kind('data: file of a role, site or system', 3, (world, random) => {
       'os/RedHat/more',
     ],
   ]);
-  const key = random.pick(Object.keys(KEYS));
+  const key = fitting(path.startsWith('roles/') ? path.slice(6) : undefined, random);
   return toggle(world, `data/${path}.yaml`, stringify({ [key]: KEYS[key]!(random) }));
 });
 kind('data: lookup_options', 2, (world, random) => {
@@ -331,7 +346,7 @@ kind('data: lookup_options', 2, (world, random) => {
   write(world, path, stringify({ ...values, lookup_options: options }));
   return `${path}: ${key} ${JSON.stringify(options[key])}`;
 });
-kind('data: of another backend', 5, (world, random) =>
+kind('data: of another backend', 3, (world, random) =>
   random.pick([
     () =>
       edit(world, 'data/settings.ini', (text) => replaceOne(text, /= .*/g, random, () => `= ${1 + random.below(9)}`)),
