@@ -55,7 +55,7 @@ module Callboard
     # A text that no other value has: each part with its type, and with its length where it has any.
     def text(value, out = +'')
       case value
-      when String then out << "s#{value.bytesize}:#{value.encoding}:" << value.b
+      when String then out << "s#{value.bytesize}:#{value.encoding unless value.ascii_only?}:" << value.b
       when Symbol then out << "y#{value.to_s.bytesize}:" << value.to_s.b
       when Integer then out << "i#{value};"
       when Float then out << "f#{value};"

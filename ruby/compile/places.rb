@@ -10,7 +10,7 @@ module Callboard
   class Places
     PUPPET = "#{File.dirname($LOADED_FEATURES.find { |path| path.end_with?('/puppet/version.rb') })}/"
     # Module code asks these of Puppet itself.
-    PASSED = ["#{PUPPET}parser/scope.rb", "#{PUPPET}parser/templatewrapper.rb"].freeze
+    PASSED = %w[parser/scope.rb parser/templatewrapper.rb facter_impl.rb util/execution.rb].map { |path| "#{PUPPET}#{path}" }.freeze
     OURS = "#{__dir__}/"
     FRAMES_MAX = 60
     INLINE_TEMPLATE = '(erb)'

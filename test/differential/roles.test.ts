@@ -41,8 +41,12 @@ interface Parsed {
 
 async function ours(certname: string): Promise<Parsed> {
   const facts = JSON.stringify(await factsOf(certname));
-  const result = await pool.compile(request(certname, { codeDirectory: code.directory, facts }));
+  const asked = request(certname, { codeDirectory: code.directory, facts });
+  const result = await pool.compile(asked);
   if (result.status === 'failed') throw new Error(JSON.stringify(result.error));
+  // What is told about a compile does not change it.
+  const untraced = await pool.compile({ ...asked, trace: false });
+  expect(untraced.status === 'compiled' && String(untraced.canonical)).toBe(String(result.canonical));
   return JSON.parse(String(result.canonical));
 }
 

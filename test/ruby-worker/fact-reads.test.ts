@@ -75,12 +75,16 @@ test('each form is on record with what it reads', { timeout: 300_000 }, async ()
     }),
   );
   const told = SNIPPETS.map(({ code: text }, n) => `${text} reads ${summary(bases[n]!.reads.data)}`);
-  const expected = SNIPPETS.map(({ code: text, reads }) => `${text} reads ${summary(reads === 'ALL' ? [['facts']] : reads)}`);
+  const expected = SNIPPETS.map(
+    ({ code: text, reads }) => `${text} reads ${summary(reads === 'ALL' ? [['facts']] : reads)}`,
+  );
   expect(told).toEqual(expected);
 });
 
 /** `$assigned` of site.pp, variables that Puppet sets for the class `main`, and names that no fact may have. */
-const ALWAYS = ['assigned', 'title', 'name', 'module_name', 'facts', 'server_facts'].map((name) => `["facts","${name}"]`);
+const ALWAYS = ['assigned', 'title', 'name', 'module_name', 'facts', 'server_facts'].map(
+  (name) => `["facts","${name}"]`,
+);
 
 function summary(paths: unknown[][]): string {
   const texts = paths.map((path) => JSON.stringify(path));

@@ -93,9 +93,8 @@ describe.concurrent('things of the code version', { timeout: 120_000 }, () => {
     const inputs = await inputsOf({
       'manifests/site.pp': `
         $a = [m::pp(), m::ruby(), legacy(), defined('m_unknown')]
-        M::Text $b = 'b'
         m_thing { 'a': }
-        notify { 'c': message => "\${a}" }`,
+        notify { 'c': message => "\${a} \${'b' =~ M::Text}" }`,
       'modules/m/functions/pp.pp': 'function m::pp() { 1 }',
       'modules/m/lib/puppet/functions/m/ruby.rb': rubyFunction(
         'm::ruby',
@@ -106,7 +105,8 @@ describe.concurrent('things of the code version', { timeout: 120_000 }, () => {
         'Puppet::Parser::Functions.newfunction(:legacy, type: :rvalue) { |_| 1 }',
       'modules/m/types/text.pp': 'type M::Text = String',
       'modules/m/lib/puppet/type/m_thing.rb': 'Puppet::Type.newtype(:m_thing) { newparam(:name) }',
-      'modules/m/lib/puppet/provider/m_thing/one.rb': 'Facter.value(:kernel)\nPuppet::Type.type(:m_thing).provide(:one) {}',
+      'modules/m/lib/puppet/provider/m_thing/one.rb':
+        'Facter.value(:kernel)\nPuppet::Type.type(:m_thing).provide(:one) {}',
     });
     expect(inputs).toEqual(
       expect.arrayContaining([
@@ -225,7 +225,7 @@ describe.concurrent('outside the code version', { timeout: 120_000 }, () => {
       [`list ${beside}`]: sha256('there\n'),
       [`kind ${beside}/no`]: null,
       'env NOT_THERE': null,
-      'env HOME': process.env.HOME === undefined ? null : sha256(process.env.HOME),
+      'env HOME': expect.stringMatching(/^[0-9a-f]{64}$/),
     });
     expect(reads.volatile).toEqual([]);
   });
@@ -257,17 +257,20 @@ describe.concurrent('outside the code version', { timeout: 120_000 }, () => {
     expect(volatile).toContainEqual({ reason, file: 'modules/m/lib/puppet/functions/m/look.rb', line: 3 });
   });
   test.each([
-    ["Timestamp()", 'reads the clock'],
+    ['Timestamp()', 'reads the clock'],
     ["generate('/bin/echo', 'a')", 'runs a command'],
     ["inline_template('<%= Time.now %>')", 'reads the clock'],
   ])('%s: %s', async (expression, reason) => {
     const { volatile } = await readsOf({ 'manifests/site.pp': `\nnotify { 'a': message => String(${expression}) }` });
     expect(volatile).toContainEqual({ reason, file: 'manifests/site.pp', line: 2 });
   });
-  test.each(["fqdn_rand(100, 'a')", "strftime(Timestamp(0), '%s')", "sprintf('%s', 1)"])('%s is always the same', async (expression) => {
-    const { volatile } = await readsOf({ 'manifests/site.pp': `notify { 'a': message => String(${expression}) }` });
-    expect(volatile).toEqual([]);
-  });
+  test.each(["fqdn_rand(100, 'a')", "strftime(Timestamp(0), '%s')", "sprintf('%s', 1)"])(
+    '%s is always the same',
+    async (expression) => {
+      const { volatile } = await readsOf({ 'manifests/site.pp': `notify { 'a': message => String(${expression}) }` });
+      expect(volatile).toEqual([]);
+    },
+  );
 });
 
 test('without a trace there are no reads', async () => {
