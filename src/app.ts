@@ -12,10 +12,12 @@ import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { Counter, Histogram } from 'prom-client';
 import { catalogRoutes } from './catalog/routes.ts';
-import { catalogKeys } from './catalog/seal.ts';
+import { type CatalogKeys, catalogKeys, openSealed, seal, unzipped } from './catalog/seal.ts';
 import { catalogStore } from './catalog/store.ts';
 import { affectedJobs } from './compile/affected.ts';
 import { baseDigest } from './compile/base.ts';
+import { classificationJobs, queueClassify } from './compile/classification-jobs.ts';
+import { classificationRoutes } from './compile/classification-routes.ts';
 import { compileJobs } from './compile/jobs.ts';
 import { CompilePool } from './compile/pool.ts';
 import { queueAffected, queueChangedNodes, queueCompiles, queueEnvironmentCompiles } from './compile/queue.ts';
@@ -37,6 +39,9 @@ import { healthRoutes } from './http/health.ts';
 import { identifyRequests } from './http/identify.ts';
 import { gauge, metricsRoutes, openMetrics, serveMetrics } from './http/metrics.ts';
 import { Tokens } from './http/tokens.ts';
+import { CallboardError } from './model/errors.ts';
+import type { CatalogHash } from './model/ids.ts';
+import { DEPLOYS_AT_ONCE_MAX, SYNCS_AT_ONCE_MAX } from './model/limits.ts';
 import { openDatabase, openPool } from './postgres/database.ts';
 import { startEmbeddedPostgres } from './postgres/embedded.ts';
 import { startListener } from './postgres/listen.ts';
@@ -49,13 +54,18 @@ import { reportJobs } from './report/jobs.ts';
 import { reportRoutes } from './report/routes.ts';
 import { codeDirectories } from './truth/code-directory.ts';
 import { askEnc } from './truth/enc.ts';
-import { truthJobs } from './truth/jobs.ts';
+import { hookRoutes } from './truth/hook-routes.ts';
+import { type TruthDependencies, truthJobs } from './truth/jobs.ts';
 import { truthRoutes } from './truth/routes.ts';
+import { sourceRoutes } from './truth/source-routes.ts';
 import { appendDeployLog } from './truth/store.ts';
+import { queueDueSyncs } from './truth/sync.ts';
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
 const DAY_MS = 24 * HOUR_MS;
+/** Code sources say in minutes how often they are polled. */
+const DUE_SYNCS_MS = 15_000;
 const KEPT_UP = { key: 'housekeeping', priority: PRIORITY.background };
 
 export interface Server {
@@ -105,11 +115,12 @@ async function start(
   // The rooms, in the order of the flow.
   const content = await openDiskContent({ directory: join(state.path, 'content') });
   const grants = rememberGrants(db);
+  const keys = await catalogKeys({
+    file: settings.catalogKeyFile ?? join(state.path, 'catalog.key'),
+    make: settings.catalogKeyFile === undefined,
+  });
   const catalogs = catalogStore({
-    keys: await catalogKeys({
-      file: settings.catalogKeyFile ?? join(state.path, 'catalog.key'),
-      make: settings.catalogKeyFile === undefined,
-    }),
+    keys,
     guardContent: (tx, hashes) => guardContent(tx, content, hashes),
   });
   const code = codeDirectories({ state: state.path, content });
@@ -120,6 +131,9 @@ async function start(
     state: state.path,
     basemodulepath: settings.baseModulepath,
     r10k: settings.r10k,
+    r10kConfig: settings.r10kConfig,
+    g10k: settings.g10k,
+    secrets: hookSecrets(keys),
     queueEnvironmentCompiles,
     queueAffected,
     guardContent: (tx: Parameters<typeof guardContent>[0], hashes: Parameters<typeof guardContent>[2]) =>
@@ -129,6 +143,7 @@ async function start(
   const jobs: JobHandlers = {};
   if (has('truth')) Object.assign(jobs, truthJobs(truth));
   if (has('compile')) {
+    Object.assign(jobs, classificationJobs({ db, logger, askEnc }));
     const compilers = new CompilePool({
       ruby: 'ruby',
       certname: settings.serverName,
@@ -206,12 +221,14 @@ async function start(
   const queue = await startQueue({
     pool,
     handlers: jobs,
-    concurrency: { compile: settings.compileWorkers, deploy: 2 },
+    concurrency: { compile: settings.compileWorkers, deploy: DEPLOYS_AT_ONCE_MAX, sync: SYNCS_AT_ONCE_MAX },
     logger,
     services: [...settings.only],
     onEnd: (job, outcome) => ended.labels(job, outcome).inc(),
   });
   stops.push(() => queue.stop());
+  if (has('truth')) stops.push(repeat(DUE_SYNCS_MS, () => queueDueSyncs(db), logger));
+  if (has('compile')) stops.push(repeat(MINUTE_MS, () => queueClassify(db), logger));
   if (has('report')) stops.push(repeat(HOUR_MS, () => enqueue(db, 'housekeeping', {}, KEPT_UP), logger));
   if (has('compile'))
     stops.push(repeat(MINUTE_MS, () => enqueue(db, 'recompile', {}, { ...KEPT_UP, key: 'recompile' }), logger));
@@ -234,6 +251,9 @@ async function start(
     factsRoutes({ db, queueCompiles, queueChangedNodes }),
     truthRoutes({ ...truth, applyPolicies: (environment) => applyPolicies(db, environment) }),
     compileRoutes({ db, workers: settings.compileWorkers }),
+    sourceRoutes(truth),
+    hookRoutes(truth),
+    classificationRoutes({ db }),
     catalogRoutes({ db, readCatalog: catalogs.readCatalog, content }),
     contentRoutes({ store: content, mayRead: grants.mayRead }),
     collectionRoutes(collecting),
@@ -260,6 +280,22 @@ async function start(
   const url = `https://${settings.serverName}:${port}`;
   logger.info({ url, services: [...settings.only] }, 'the control plane answers');
   return url;
+}
+
+/** The hook secrets of code sources rest as catalogs do, each under a name that no catalog has. */
+function hookSecrets(keys: CatalogKeys): TruthDependencies['secrets'] {
+  const named = (source: string) => `code source ${source}` as CatalogHash;
+  return {
+    seal: (source, secret) => seal(keys, named(source), Buffer.from(secret)),
+    async open(source, sealed) {
+      try {
+        return (await unzipped(openSealed(keys, named(source), sealed))).toString();
+      } catch (cause) {
+        const reason = 'its bytes were altered, or the key is not the one that sealed it';
+        throw new CallboardError('CODE_SOURCE_SECRET_UNREADABLE', { source, reason }, { cause });
+      }
+    },
+  };
 }
 
 /** What Puppet tells catalogs of its server. The same on every compiler, so that the same inputs give the same catalog (P3). */

@@ -8,6 +8,7 @@ interface Environment {
   facts_policy: string;
   run_policy: string;
   enc_command: string | null;
+  enc_interval_minutes: number;
   code_version: string | null;
   released_code_version: string | null;
 }
@@ -28,7 +29,9 @@ export function environmentCommand(): Command {
         one.run_policy,
         short(one.code_version),
         short(one.released_code_version),
-        one.enc_command ?? '-',
+        one.enc_command
+          ? `${one.enc_command} (${one.enc_interval_minutes ? `every ${one.enc_interval_minutes}m` : 'on demand'})`
+          : '-',
       ]);
       process.stdout.write(
         flags.json
@@ -45,6 +48,9 @@ export function environmentCommand(): Command {
     .option('--facts <auto|held>', 'whether catalogs that changed by facts flow through')
     .option('--run <do|noop>', 'whether nodes apply their catalog or only say what they would do')
     .option('--enc <command>', 'absolute path of an external node classifier on the server, or "none"')
+    .option('--recompile <minutes>', 'volatile catalogs are compiled again at least this often')
+    .option('--audit-share <share>', 'of skipped compiles, compile this share all the same and compare: 0 to 1')
+    .option('--enc-interval <minutes>', 'how often it is asked again; 0: only on demand and when a node is compiled')
     .addHelpText('after', '\nExample:\n  callboard environment set production --run noop')
     .action(async (name: string, flags) => {
       const api = ApiClient.from(flags);
@@ -53,6 +59,9 @@ export function environmentCommand(): Command {
         ...(flags.facts ? { facts_policy: flags.facts } : {}),
         ...(flags.run ? { run_policy: flags.run } : {}),
         ...(flags.enc ? { enc_command: flags.enc === 'none' ? null : flags.enc } : {}),
+        ...(flags.recompile === undefined ? {} : { recompile_minutes: Number(flags.recompile) }),
+        ...(flags.auditShare === undefined ? {} : { audit_share: Number(flags.auditShare) }),
+        ...(flags.encInterval === undefined ? {} : { enc_interval_minutes: Number(flags.encInterval) }),
       });
       process.stdout.write(`Set ${name}\n`);
       await api.close();

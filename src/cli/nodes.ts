@@ -36,7 +36,7 @@ interface NodeDetail extends NodeRow {
   run: { id: string; status: string; noop: boolean; finished_at: string | null } | null;
 }
 
-/** `callboard node` alone runs the daemon; `list`, `show` and `facts` are what operators ask of nodes. */
+/** `callboard node` alone runs the daemon; the others are what operators ask of nodes. */
 export function nodesCommand(): Command {
   const node = new Command('node').description('the node daemon, and what is known of nodes');
   node.addCommand(nodeCommand().name('daemon'), { isDefault: true });
@@ -110,6 +110,30 @@ export function nodesCommand(): Command {
         for (const key of fact?.split('.') ?? []) value = (value as Record<string, unknown> | undefined)?.[key];
         if (value === undefined) throw new Error(`${certname} has no fact ${fact}`);
         process.stdout.write(`${JSON.stringify(value, null, flags.json ? 0 : 2)}\n`);
+      }
+      await api.close();
+    });
+
+  withConnection(node.command('classify'))
+    .description('have the ENC asked again now; nodes whose answer differs are compiled')
+    .argument('[certnames...]')
+    .option('--environment <name>', 'the nodes of this environment')
+    .option('--all', 'every node')
+    .option('--json', 'print JSON')
+    .addHelpText('after', '\nExample:\n  callboard node classify web1.example web2.example')
+    .action(async (certnames: string[], flags, command: Command) => {
+      if (Number(certnames.length > 0) + Number(Boolean(flags.environment)) + Number(Boolean(flags.all)) !== 1)
+        command.error('error: give either certnames, --environment or --all');
+      const api = ApiClient.from(flags);
+      const answer = await api.post<{ nodes: number; left_out: string[] }>('/api/v1/enc/refresh', {
+        ...(certnames.length > 0 ? { certnames } : {}),
+        ...(flags.environment ? { environment: flags.environment } : {}),
+      });
+      if (flags.json) process.stdout.write(`${JSON.stringify(answer)}\n`);
+      else {
+        process.stdout.write(`The ENC is asked about ${answer.nodes} node${answer.nodes === 1 ? '' : 's'}\n`);
+        for (const name of answer.left_out)
+          process.stdout.write(`${pc.yellow(name)} is left out: there is no such node, or it has no facts or no ENC\n`);
       }
       await api.close();
     });

@@ -106,6 +106,18 @@ const SETTINGS = {
     default: 'r10k',
     parse: notEmpty,
   }),
+  r10kConfig: optional({
+    name: 'r10k-config',
+    value: 'FILE',
+    sentence: "The site's r10k.yaml: its forge, git, proxy and pool_size count when r10k resolves a Puppetfile.",
+    parse: absolute,
+  }),
+  g10k: optional({
+    name: 'g10k',
+    value: 'COMMAND',
+    sentence: 'A g10k that resolves Puppetfiles in the place of r10k: a name to look up, or a path.',
+    parse: notEmpty,
+  }),
   compileWorkers: setting({
     name: 'compile-workers',
     value: 'COUNT',

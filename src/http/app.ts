@@ -3,7 +3,7 @@
  * metrics, the access log and the audit.
  *
  * - A route without a declared `access` does not start, so that no route is ever open by forgetting.
- * - Without a valid identity nothing answers but public routes; not even that a route does not exist.
+ * - Without a valid identity nothing answers but public routes, and hooks that are signed; not even that a route does not exist.
  * - A route whose schema has a `body` gets JSON, checked; any other gets its body as a stream, unread (`readBody` and
  *   `readLines` read it within limits). What a handler leaves unread is read off within limits, or the connection ends.
  *
@@ -186,7 +186,7 @@ function prepareRoute(route: RouteOptions, options: AppOptions): void {
 type Done = (error?: Error) => void;
 
 function guard(access: Access, action: string, identify: Identify) {
-  if (access === 'public') {
+  if (access === 'public' || access === 'hook') {
     return (request: FastifyRequest, _reply: FastifyReply, done: Done): void => {
       request.identity = ANONYMOUS;
       done();

@@ -109,6 +109,12 @@ export async function* readLines(request: BodySource, options: LineOptions): Asy
   if (partBytes > 0) yield parts.length === 1 ? parts[0]! : Buffer.concat(parts);
 }
 
+/** The body's bytes as they come, for who needs them but once. Throws BODY_TOO_LARGE, BODY_STALLED, REQUEST_ABORTED. */
+export function readChunks(request: BodySource, options: { max: number }): AsyncGenerator<Buffer, void, undefined> {
+  checkLength(request, options.max);
+  return chunks(request.raw, false, { bodyBytesMax: options.max, lineBytesMax: options.max });
+}
+
 /**
  * Has what a handler left unread of a body read off, so that the sender sees the answer and the connection can be used again.
  * Who sends on and on is hung up on. Node throws the bytes away before anybody could count them, so the socket's own count

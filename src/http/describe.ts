@@ -87,7 +87,9 @@ export function accessTable(description: Description): string {
   const rows = Object.entries(description.paths).flatMap(([path, operations]) =>
     Object.entries(operations).map(([method, operation]) => [
       `\`${method.toUpperCase()} ${path}\``,
-      ...askers.map(([, identity]) => (mayUse(identity, operation['x-access'], 'the') ? 'yes' : '')),
+      ...askers.map(([, identity]) =>
+        operation['x-access'] === 'hook' ? 'signed' : mayUse(identity, operation['x-access'], 'the') ? 'yes' : '',
+      ),
     ]),
   );
   return [
@@ -95,7 +97,8 @@ export function accessTable(description: Description): string {
     '',
     'Made by `npm run openapi` from the routes; a test compares it and proves every cell. A certificate or token that is revoked, expired, made up or of',
     'another CA is nobody. Nobody is answered 401, whether or not there is such a route; everybody else 403 where there is no "yes".',
-    'Content is open to the node whose catalogs and plugins name it, and to deployers.',
+    'Content is open to the node whose catalogs and plugins name it, and to deployers. A hook is open to whoever signs it with the secret of a code',
+    'source, and answers 401 to everybody else, whatever certificate or token comes with it.',
     '',
     `| call | ${askers.map(([name]) => name).join(' | ')} |`,
     `| --- |${' --- |'.repeat(askers.length)}`,
@@ -125,6 +128,12 @@ function operationId(method: string, url: string): string {
 }
 
 const SECURITY_SCHEMES = {
+  hook: {
+    type: 'apiKey',
+    in: 'header',
+    name: 'X-Hub-Signature-256',
+    description: 'HMAC-SHA256 of the body; or X-Gitea-Signature, X-Gitlab-Token, or the secret as a bearer token',
+  },
   node: { type: 'mutualTLS', description: 'The client certificate of the node in the path' },
   operator: { type: 'http', scheme: 'bearer', description: "An operator's token: viewer, deployer or admin" },
 };
@@ -145,8 +154,8 @@ function describeRoute(schema: FastifySchema, method: string, url: string, acces
     security:
       access === 'public'
         ? []
-        : access === 'node'
-          ? [{ node: [] }]
+        : access === 'node' || access === 'hook'
+          ? [{ [access]: [] }]
           : access === 'content'
             ? [{ node: [] }, { operator: [] }]
             : [{ operator: [] }],
@@ -156,6 +165,7 @@ function describeRoute(schema: FastifySchema, method: string, url: string, acces
 
 const ACCESS: Record<Access, string> = {
   public: 'Open to anybody.',
+  hook: 'For whoever shows the secret of a code source.',
   node: 'Only for the node in the path.',
   content: 'For nodes whose catalogs name the content, and for operators.',
   viewer: 'For operators.',

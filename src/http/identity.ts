@@ -16,15 +16,17 @@ export const ANONYMOUS: Identity = { kind: 'anonymous' };
 
 /**
  * What a route demands. `node`: the certificate of the node in the path's `:certname`. `content`: a node or any operator;
- * the route itself checks which content. `public`: anybody. Roles include the ones before them: viewer, deployer, admin.
+ * the route itself checks which content. `hook`: no identity counts; the route itself checks what the sender signed. `public`:
+ * anybody. Roles include the ones before them: viewer, deployer, admin.
  */
-export type Access = 'public' | 'node' | 'content' | Role;
+export type Access = 'public' | 'hook' | 'node' | 'content' | Role;
 
 const RANK: Record<Role, number> = { viewer: 1, deployer: 2, admin: 3 };
 
 /** Whether an identity may use a route. `certname` is the route's path parameter, if it has one. */
 export function mayUse(identity: Identity, access: Access, certname: string | undefined): boolean {
   if (access === 'public') return true;
+  if (access === 'hook') return false;
   if (access === 'node') return identity.kind === 'node' && identity.certname === certname;
   if (access === 'content') return identity.kind !== 'anonymous';
   return identity.kind === 'operator' && RANK[identity.role] >= RANK[access];

@@ -37,6 +37,11 @@ export const ERRORS = {
     'Use a client certificate of this CA, or an operator token.',
   ],
   ACCESS_DENIED: [403, '{identity} may not {action}', 'Use an identity that may.'],
+  HOOK_UNVERIFIED: [
+    401,
+    'The hook does not show the secret of a code source of this environment',
+    'Send X-Hub-Signature-256, X-Gitea-Signature, X-Gitlab-Token or a bearer token, made with the secret of its code source.',
+  ],
   EXTENSION_INVALID: [
     400,
     "'{value}' is not a certificate extension",
@@ -61,6 +66,12 @@ export const ERRORS = {
     'See what it waits for with: callboard node show',
   ],
   CONTENT_NOT_FOUND: [404, "No content is called '{hash}'", 'It was never stored, or has been collected.'],
+  CODE_SOURCE_NOT_FOUND: [404, "No code source is called '{source}'", 'List them with: callboard code source list'],
+  CODE_SOURCE_MISSING: [
+    409,
+    "'{environment}' is no branch of a code source",
+    'Give --repo, or see which branches there are: callboard code sync',
+  ],
   DEPLOY_NOT_FOUND: [404, "No deploy is called '{id}'", 'Start one with: callboard code deploy'],
   CA_NOT_FOUND: [
     404,
@@ -85,6 +96,17 @@ export const ERRORS = {
   ],
   CODE_DEPLOY_FAILED: [422, '{reason}', 'See the log of the deploy.'],
   REPOSITORY_INVALID: [400, "'{value}' is not a git repository: {reason}", 'Give an absolute path or a URL.'],
+  CODE_SOURCE_INVALID: [400, 'The code source cannot be so: {reason}', 'See: callboard code source set --help'],
+  CODE_SOURCE_UNREACHABLE: [
+    422,
+    "git could not list the branches of the code source '{source}': {reason}",
+    'Is its repository there, and may the server read it?',
+  ],
+  CODE_SOURCE_SECRET_UNREADABLE: [
+    500,
+    "The hook secret of the code source '{source}' cannot be read: {reason}",
+    'Restore the catalog key that belongs to the database, or set a new one: callboard code source set --new-secret',
+  ],
   GIT_REF_INVALID: [400, "'{value}' is not a git reference", 'Give a branch, a tag or a commit.'],
   ENC_FAILED: [422, '{reason}', 'Run the command by hand with the certname as its last argument.'],
   ENC_COMMAND_INVALID: [400, "'{value}' cannot be an ENC command: {reason}", 'Give the absolute path of a program.'],

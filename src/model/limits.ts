@@ -93,6 +93,31 @@ export const ENC_ASKED_AT_ONCE_MAX = 4;
 export const DEPLOY_LOG_BYTES_MAX = 256 * KiB;
 /** A deploy: clone, Puppetfile, hashing. Forge modules over a slow line take minutes. */
 export const DEPLOY_TIME_MAX_MS = 15 * 60_000;
+/** Deploys at once, of different environments. They wait for git and for module servers more than they work. */
+export const DEPLOYS_AT_ONCE_MAX = 4;
+/** A deploy that runs looks this often whether a newer one of its environment was asked for. */
+export const DEPLOY_LOOK_MS = 500;
+/** Code sources; each poll and each hook looks at all of them. */
+export const CODE_SOURCES_MAX = 1000;
+/** Branches of a repository that a sync looks at. */
+export const BRANCHES_MAX = 5_000;
+/** git must say by then where the branches of a repository are. */
+export const GIT_LIST_TIME_MAX_MS = 60_000;
+/** Code sources that are synced at once: they wait for git servers. */
+export const SYNCS_AT_ONCE_MAX = 4;
+/** A hook's body is hashed while it comes and not kept. GitHub sends no more than this. */
+export const HOOK_BODY_BYTES_MAX = 25 * MiB;
+/** Hooks that are checked at once: strangers must not take all the database's connections. */
+export const HOOKS_AT_ONCE_MAX = 32;
+/** Secrets that one hook's body is checked against: sources that could name the environment so. */
+export const HOOK_SECRETS_MAX = 4;
+/** Deliveries of hooks that are remembered, and how long: one that is sent again in this time is no work. */
+export const HOOK_DELIVERIES_MAX = 10_000;
+export const HOOK_DELIVERY_TIME_MS = 10 * 60_000;
+/** Programs of an ENC that run at once, beside those of compiles. */
+export const ENC_AT_ONCE_MAX = 4;
+/** Nodes whose ENC is asked before the next are looked for; somebody's wish to ask waits no longer than for these. */
+export const ENC_BATCH_MAX = 50;
 /** Rows of one page of a list. */
 export const PAGE_ROWS_MAX = 1000;
 export const PAGE_ROWS_DEFAULT = 100;
@@ -113,8 +138,10 @@ export const GIT_OUTPUT_BYTES_MAX = 256 * MiB;
 export const DEPLOY_FILE_IN_MEMORY_BYTES_MAX = 4 * MiB;
 /** Files read or written at once by a deploy or when a code directory is made. */
 export const DEPLOY_FILES_AT_ONCE_MAX = 16;
-/** r10k runs at once, each with a module cache of its own; later ones wait. */
-export const R10K_CACHES_MAX = 4;
+/** Repositories of modules that one deploy fetches at once. */
+export const MODULE_FETCHES_AT_ONCE_MAX = 8;
+/** r10k or g10k runs at once, each with a module cache of its own; later ones wait. */
+export const MODULE_CACHES_MAX = 4;
 /** A stream whose reader takes so long that this much waits for it is cut off. */
 export const STREAM_BUFFER_BYTES_MAX = 1 * MiB;
 /** A silent stream says a comment this often, so that proxies and both ends know that it lives. */

@@ -30,6 +30,8 @@ export interface JobOptions {
 /** Payload of each job, by its name. */
 export interface Jobs {
   deploy: { deploy: string };
+  sync: { source: string };
+  classify: Record<string, never>;
   compile: { certname: string; environment: string; code_version: string; trigger: string };
   /** Which nodes a code version concerns. `deploy`: whose log is told. */
   affected: { environment: string; code_version: string; trigger: string; deploy: string | null };

@@ -22,7 +22,7 @@ import { KnownBlobs, KnownFiles } from './known-hashes.ts';
 import { isModuleName, type ModulepathEntry, planModulepath, readEnvironmentConf } from './modulepath.ts';
 import { CALLBOARD_FOLDER, parseLinkTarget } from './path.ts';
 import { environmentFile, findModules, pluginTree } from './plugins.ts';
-import { installPuppetfile } from './puppetfile.ts';
+import { installPuppetfile, type PuppetfileSettings } from './puppetfile.ts';
 import {
   fetchCommit,
   listCommit,
@@ -42,15 +42,18 @@ export interface DeployedContent {
   get(hash: ContentHash): Promise<{ stream: Readable }>;
 }
 
-export interface CodeVersionSettings {
+export interface CodeVersionSettings extends PuppetfileSettings {
   /** The server's state directory; `git/` below it is this room's. */
   state: string;
   /** What `$basemodulepath` means: the server's own module directories. */
   basemodulepath: readonly string[];
-  /** The r10k program, by path or by name. */
-  r10k: string;
-  /** The site's own r10k.yaml, for its forge, proxies and git settings. Need not be there. */
-  r10kConfig?: string | undefined;
+}
+
+interface MakingContext {
+  /** When the code version was asked for: modules are taken as they were then or later. */
+  since: number;
+  signal: AbortSignal;
+  log: (line: string) => void;
 }
 
 export interface CodeVersion {
@@ -77,7 +80,7 @@ type Source = { blob: string; size: number } | { path: string } | { bytes: Buffe
 export async function makeCodeVersion(
   deps: CodeVersionSettings & { content: DeployedContent },
   request: { repo: string; ref: string; environment: string; deploy: string },
-  context: { signal: AbortSignal; log: (line: string) => void },
+  context: MakingContext,
 ): Promise<CodeVersion> {
   const { repository, commit } = await fetchCommit(deps.state, request, context);
   context.log(`Commit ${commit}`);
@@ -95,9 +98,9 @@ async function readCommit(
   repository: Repository,
   commit: string,
   environment: string,
-  context: { signal: AbortSignal; log: (line: string) => void },
+  context: MakingContext,
 ): Promise<CodeVersion> {
-  const { signal, log } = context;
+  const { signal, log, since } = context;
 
   const sources = new Map<ContentHash, Source>();
   const work: Work = { read: 0, stored: 0 };
@@ -118,6 +121,7 @@ async function readCommit(
         if (!sources.has(hash)) sources.set(hash, { path });
       },
       stored: (installed) => store(deps.content, repository, hashesOf(installed), sources, work, signal),
+      since,
       signal,
       log,
     });

@@ -55,13 +55,18 @@ export function gitEnvironment(config: string): Record<string, string> {
 
 /**
  * Writes a git configuration that takes in the user's own and trusts `repositories`, whoever owns them: the operator named
- * them. A file, since git's helper processes do not inherit what is given by `-c`.
+ * them. `mirrored` are fetched from their mirrors. A file, since git's helper processes do not inherit what is given by `-c`.
  */
-export async function writeGitConfig(file: string, repositories: readonly string[]): Promise<void> {
+export async function writeGitConfig(
+  file: string,
+  repositories: readonly string[],
+  mirrored: readonly { repo: string; directory: string }[] = [],
+): Promise<void> {
   const quoted = (value: string) => `"${value.replace(/["\\]/g, '\\$&')}"`;
   const user = process.env.GIT_CONFIG_GLOBAL ?? join(homedir(), '.gitconfig');
   const lines = ['[include]', `\tpath = ${quoted(user)}`, '[safe]'];
   for (const path of repositories) lines.push(`\tdirectory = ${quoted(path)}`);
+  for (const { repo, directory } of mirrored) lines.push(`[url ${quoted(directory)}]`, `\tinsteadOf = ${quoted(repo)}`);
   await mkdir(dirname(file), { recursive: true });
   const beside = `${file}.${process.pid}.${Math.random().toString(36).slice(2)}`;
   await writeFile(beside, `${lines.join('\n')}\n`, { mode: 0o600 });

@@ -3,12 +3,13 @@
  * whose server was killed runs again from the start and comes to the same names. What whoever asked can mend (a reference that
  * is not there, a Puppetfile that r10k cannot install) ends it as failed at once; anything else is tried again by the queue.
  *
- * Deploys of different environments run side by side. Of one environment the last asked for wins, in whatever order they end.
+ * Deploys of different environments run side by side. Of one environment the last asked for wins: asking for it ends, in the
+ * same transaction, those that wait or run. One that runs looks at its row twice a second and gives up.
  */
 import type { Logger } from 'pino';
 import { CallboardError } from '../model/errors.ts';
 import { type CodeVersionHash, parseEnvironmentName } from '../model/ids.ts';
-import { DEPLOY_TIME_MAX_MS } from '../model/limits.ts';
+import { DEPLOY_LOOK_MS, DEPLOY_TIME_MAX_MS } from '../model/limits.ts';
 import type { Database, Transaction } from '../postgres/database.ts';
 import { notify } from '../postgres/listen.ts';
 import type { JobHandlers } from '../postgres/queue.ts';
@@ -16,9 +17,16 @@ import { type CodeVersion, type CodeVersionSettings, type DeployedContent, makeC
 import { openDeployLog } from './deploy-log.ts';
 import { secretsOf } from './ref.ts';
 import * as store from './store.ts';
+import { runSync } from './sync.ts';
 
 export interface TruthDependencies extends CodeVersionSettings {
   db: Database;
+  /** Seals the hook secrets of code sources at rest; a sealed one opens under its own source's name only. */
+  secrets: {
+    seal(source: string, secret: string): Promise<Buffer>;
+    /** Throws CODE_SOURCE_SECRET_UNREADABLE. */
+    open(source: string, sealed: Buffer): Promise<string>;
+  };
   content: DeployedContent;
   logger: Logger;
   /** Queues the compiles that a code version makes necessary, in the transaction that makes it the environment's newest. */
@@ -43,6 +51,9 @@ export function truthJobs(deps: TruthDependencies): JobHandlers {
     async deploy(payload, context) {
       await runDeploy(deps, payload.deploy, context);
     },
+    async sync(payload, context) {
+      await runSync(deps, payload.source, context.signal);
+    },
   };
 }
 
@@ -63,11 +74,11 @@ async function runDeploy(
       await notify(db, 'callboard_progress', { kind: 'deploy', id });
     },
   });
-  const end = async (state: 'failed' | 'superseded', reason: string): Promise<void> => {
+  const fail = async (reason: string): Promise<void> => {
     await log.end(reason);
-    await store.endDeploy(db, id, { state, error: reason });
+    await store.endDeploy(db, id, { state: 'failed', error: reason });
     await notify(db, 'callboard_progress', { kind: 'deploy', id });
-    logger.info({ state, reason }, 'deploy ended');
+    logger.info({ state: 'failed', reason }, 'deploy ended');
   };
 
   if (deploy.resumed) log.line('Begun again: the server that ran this deploy had stopped');
@@ -81,19 +92,34 @@ async function runDeploy(
       ),
     DEPLOY_TIME_MAX_MS,
   );
+  const superseded = new AbortController();
+  const look = setInterval(() => {
+    // A look that fails is followed by another; at the end the row is read under its environment's lock.
+    store.isRunning(db, id).then(
+      (running) => running || superseded.abort(new Error('superseded')),
+      () => {},
+    );
+  }, DEPLOY_LOOK_MS);
   try {
     const version = await makeCodeVersion(
       deps,
       { repo: deploy.repo, ref: deploy.ref, environment: parseEnvironmentName(deploy.environment), deploy: id },
-      { signal: AbortSignal.any([context.signal, time.signal]), log: (line) => log.line(line) },
+      {
+        signal: AbortSignal.any([context.signal, time.signal, superseded.signal]),
+        log: (line) => log.line(line),
+        since: Date.now() - deploy.waited_ms,
+      },
     );
-    const outcome = await finish(deps, deploy, version);
-    if (outcome.state === 'superseded') return await end('superseded', 'A deploy asked for later has already ended');
-    await log.end(outcome.sentence);
-    await notify(db, 'callboard_progress', { kind: 'deploy', id });
-    logger.info({ code_version: version.id, commit: version.commit }, 'deploy ended');
+    const sentence = await finish(deps, deploy, version);
+    if (sentence === undefined) superseded.abort();
+    else {
+      await log.end(sentence);
+      await notify(db, 'callboard_progress', { kind: 'deploy', id });
+      logger.info({ code_version: version.id, commit: version.commit }, 'deploy ended');
+    }
   } catch (error) {
-    if (error instanceof CallboardError && error.status < 500) return await end('failed', error.message);
+    if (superseded.signal.aborted) return;
+    if (error instanceof CallboardError && error.status < 500) return await fail(error.message);
     const reason = error instanceof Error ? error.message : String(error);
     if (context.signal.aborted || !context.lastAttempt) {
       await log.end(
@@ -103,43 +129,51 @@ async function runDeploy(
       );
       await store.requeueDeploy(db, id).catch(() => {});
     } else {
-      await end('failed', reason);
+      await fail(reason);
     }
     throw error;
   } finally {
     clearTimeout(timer);
+    clearInterval(look);
+    if (superseded.signal.aborted) {
+      await log.end('Given up: a newer deploy was asked for');
+      logger.info({ state: 'superseded' }, 'deploy ended');
+    }
   }
 }
 
-/** One transaction: the code version becomes visible, its compiles are queued, the deploy is done. */
+/**
+ * One transaction: the code version becomes visible, its compiles are queued, the deploy is done; a sentence about it.
+ * Undefined: a newer deploy was asked for, and nothing is done.
+ */
 async function finish(
   deps: TruthDependencies,
   deploy: store.DeployRow,
   version: CodeVersion,
-): Promise<{ state: 'done'; sentence: string } | { state: 'superseded' }> {
+): Promise<string | undefined> {
   return await deps.db.transaction().execute(async (tx) => {
     const environment = await store.lockEnvironment(tx, deploy.environment);
     if (!environment) throw new Error(`environment ${deploy.environment} is gone`);
-    if (await store.isOvertaken(tx, deploy)) return { state: 'superseded' };
+    // Whoever asks for a newer one ends this one under the same lock.
+    if (!(await store.isRunning(tx, deploy.id))) return undefined;
 
     await store.lockReferences(tx);
     const missing = await deps.content.missing(version.contents);
     if (missing.length > 0) throw new Error(`${missing.length} files were collected while they were deployed`);
     await store.insertCodeVersion(tx, version);
     await store.insertReferences(tx, version.plugins, version.pluginContents);
-    const ended = await store.endDeploy(tx, deploy.id, {
+    await store.endDeploy(tx, deploy.id, {
       state: 'done',
       error: null,
       commit: version.commit,
       codeVersion: version.id,
     });
-    if (!ended) return { state: 'superseded' };
     const short = version.id.slice(0, 12);
     if (environment.code_version === version.id) {
-      return { state: 'done', sentence: `Code version ${short}: the code is what it was` };
+      return `Code version ${short}: the code is what it was`;
     }
     await store.setEnvironmentCode(tx, deploy.environment, version.id);
     await deps.queueAffected(tx, deploy.environment, version.id, `code version ${short} deployed`, deploy.id);
-    return { state: 'done', sentence: `Code version ${short} is the newest of ${deploy.environment}` };
+    return `Code version ${short} is the newest of ${deploy.environment}`;
   });
 }

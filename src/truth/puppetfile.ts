@@ -1,8 +1,9 @@
 /**
- * A Puppetfile, resolved by the real r10k: the commit's files are laid out in a private directory, r10k installs into it, and
- * what lies there afterwards is the code. r10k fetches through a cache that deploys share: a deploy takes the first cache that
- * no other uses, so that they neither wait for nor disturb one another, and one after another all use the same. A Puppetfile is
- * Ruby that r10k runs as this server's user: whoever may deploy may run code here, as with any Puppet server.
+ * A Puppetfile, resolved by the real r10k or g10k: the commit's files are laid out in a private directory, the installer works
+ * in it, and what lies there afterwards is the code. Repositories of modules are mirrored once for all deploys; beside that the
+ * installer has a cache: a deploy takes the first one that no other uses, so that they neither wait for nor disturb one another,
+ * and one after another all use the same. A Puppetfile is Ruby that r10k runs as this server's user: whoever may deploy may run
+ * code here, as with any Puppet server.
  */
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -10,15 +11,19 @@ import { ExecaError, execa } from 'execa';
 import { parse, stringify } from 'yaml';
 import { CallboardError } from '../model/errors.ts';
 import type { ContentHash } from '../model/ids.ts';
-import { DEPLOY_TIME_MAX_MS, R10K_CACHES_MAX } from '../model/limits.ts';
+import { DEPLOY_TIME_MAX_MS, MODULE_CACHES_MAX } from '../model/limits.ts';
 import type { TreeEntry } from '../model/tree.ts';
 import type { FileEntry } from './folder.ts';
 import { gitEnvironment, writeGitConfig } from './git.ts';
+import { type MirroredModule, mirrorModules, moduleRepositories } from './module-mirrors.ts';
 import { type StoredContent, writeTreeFiles } from './tree-files.ts';
 import { walk } from './walk.ts';
 
-/** A file changed less than this before r10k began may have been changed by it: the kernel's clock for files is coarse. */
+/** A file changed less than this before the installer began may have been changed by it: the kernel's clock for files is coarse. */
 const CLOCK_GRAIN_NS = 50_000_000n;
+
+/** g10k notes in each module which commit it is: the same code would be another code version. */
+const G10K_NOTE = /\/\.latest_commit$/;
 
 export interface PuppetfileContext {
   /** The commit's entries. Their content is stored. */
@@ -27,16 +32,29 @@ export interface PuppetfileContext {
   onFile: (hash: ContentHash, path: string) => void;
   /** Stores the installed files: afterwards they are removed. */
   stored: (entries: readonly TreeEntry[]) => Promise<void>;
+  /** When the deploy was asked for: modules are taken as they were then or later. */
+  since: number;
   signal: AbortSignal;
   log: (line: string) => void;
 }
 
-/** The code with the Puppetfile's modules in it. Throws CODE_DEPLOY_FAILED; r10k's own words are in the log. */
+export interface PuppetfileSettings {
+  /** The r10k program, by path or by name. */
+  r10k: string;
+  /** The site's own r10k.yaml, for its forge, proxies and git settings. Need not be there. */
+  r10kConfig?: string | undefined;
+  /** The g10k program, which then takes r10k's place. */
+  g10k?: string | undefined;
+}
+
+/** The code with the Puppetfile's modules in it. Throws CODE_DEPLOY_FAILED; the installer's own words are in the log. */
 export async function installPuppetfile(
-  settings: { state: string; r10k: string; r10kConfig?: string | undefined; content: StoredContent },
+  settings: PuppetfileSettings & { state: string; content: StoredContent },
   context: PuppetfileContext,
 ): Promise<TreeEntry[]> {
   const { signal, log } = context;
+  const install = settings.g10k === undefined ? runR10k : runG10k;
+  const tool = settings.g10k === undefined ? 'r10k' : 'g10k';
   const parent = join(settings.state, 'git', 'staging');
   await mkdir(parent, { recursive: true, mode: 0o700 });
   await sweep(parent);
@@ -44,12 +62,16 @@ export async function installPuppetfile(
   try {
     await writeTreeFiles(staging, context.committed, { content: settings.content, modes: 'private', signal });
     const began = BigInt(Date.now()) * 1_000_000n;
-    log('The control repo has a Puppetfile: running r10k');
-    await withCache(settings.state, signal, (cache, started) => runR10k(settings, staging, cache, started, context));
+    log(`The control repo has a Puppetfile: running ${tool}`);
+    const repos = moduleRepositories(await readFile(join(staging, 'Puppetfile'), 'utf8'));
+    const mirrored = await mirrorModules(settings.state, repos, context);
+    await withCache(settings.state, tool, signal, (cache, started) =>
+      install(settings, { staging, cache, mirrored, started, ...context }),
+    );
 
     const committed = new Map<string, FileEntry>();
     for (const entry of context.committed) if (entry.kind === 'file') committed.set(join(staging, entry.path), entry);
-    const entries = await walk(staging, {
+    const walked = await walk(staging, {
       into: '',
       mayFollowInto: [],
       signal,
@@ -62,6 +84,7 @@ export async function installPuppetfile(
       },
       onFile: context.onFile,
     });
+    const entries = walked.filter(({ path }) => !G10K_NOTE.test(path) || committed.has(join(staging, path)));
     await context.stored(entries);
     return entries;
   } finally {
@@ -84,18 +107,19 @@ const cachesInUse = new Set<string>();
 const waiting: (() => void)[] = [];
 
 /**
- * Gives the first cache that nobody uses, while `use` runs. A note beside the cache names the r10k that works in it: one of a
- * killed server that still runs is left alone, and a cache in which r10k was killed is made anew.
+ * Gives the first cache that nobody uses, while `use` runs. A note beside the cache names the process that works in it: one of a
+ * killed server that still runs is left alone, and a cache in which an installer was killed is made anew.
  */
 async function withCache<Result>(
   state: string,
+  tool: string,
   signal: AbortSignal,
   use: (cache: string, started: (pid: number) => Promise<void>) => Promise<Result>,
 ): Promise<Result> {
   for (;;) {
     signal.throwIfAborted();
-    for (let number = 0; number < R10K_CACHES_MAX; number += 1) {
-      const cache = join(state, 'git', `r10k-${number}`);
+    for (let number = 0; number < MODULE_CACHES_MAX; number += 1) {
+      const cache = join(state, 'git', `${tool}-${number}`);
       if (cachesInUse.has(cache)) continue;
       cachesInUse.add(cache);
       try {
@@ -110,7 +134,7 @@ async function withCache<Result>(
         await rm(note, { force: true });
         return result;
       } catch (error) {
-        // r10k that ended by itself leaves a cache that it can use again; one that was ended may not.
+        // An installer that ended by itself leaves a cache that it can use again; one that was ended may not.
         if (error instanceof CallboardError && !signal.aborted) await rm(`${cache}.user`, { force: true });
         throw error;
       } finally {
@@ -121,7 +145,7 @@ async function withCache<Result>(
     await new Promise<void>((resolve) => {
       waiting.push(resolve);
       signal.addEventListener('abort', () => resolve(), { once: true });
-      setTimeout(resolve, CACHE_LOOK_AGAIN_MS).unref(); // A stranger's r10k tells nobody when it ends.
+      setTimeout(resolve, CACHE_LOOK_AGAIN_MS).unref(); // A stranger's process tells nobody when it ends.
     });
   }
 }
@@ -152,24 +176,53 @@ async function readSiteConfig(file: string | undefined): Promise<Record<string, 
 
 const SITE_SETTINGS = new Set(['forge', 'git', 'proxy', 'pool_size']);
 
-async function runR10k(
-  settings: { r10k: string; r10kConfig?: string | undefined },
-  staging: string,
-  cache: string,
-  started: (pid: number) => Promise<void>,
-  { signal, log }: PuppetfileContext,
-): Promise<void> {
+interface Installation extends Pick<PuppetfileContext, 'signal' | 'log'> {
+  staging: string;
+  cache: string;
+  mirrored: readonly MirroredModule[];
+  /** Told the installer's process. */
+  started: (pid: number) => Promise<void>;
+}
+
+async function runR10k(settings: PuppetfileSettings, installation: Installation): Promise<void> {
+  const { cache } = installation;
   const config = `${cache}.yaml`;
   const site = await readSiteConfig(settings.r10kConfig);
   const git = { ...(typeof site.git === 'object' ? site.git : {}), provider: 'shellgit' };
   await writeFile(config, stringify({ ...site, cachedir: cache, git }), { mode: 0o600 });
+  await runInstaller(
+    { name: 'r10k', program: settings.r10k, error: /^(?:ERROR|FATAL)\s*->\s*(.+)/ },
+    ['puppetfile', 'install', '--config', config, '--verbose=info'],
+    installation,
+  );
+}
+
+/** g10k reads no configuration in this mode: its forge is what the Puppetfile says, its proxy what the environment says. */
+async function runG10k(settings: PuppetfileSettings, installation: Installation): Promise<void> {
+  await runInstaller(
+    { name: 'g10k', program: settings.g10k!, error: /^(?:Fatal|Error): *(.+)|^(\w+\(\): Error .+)/ },
+    ['-puppetfile', '-cachedir', installation.cache, '-info'],
+    installation,
+    // It counts before the flag.
+    { g10k_cachedir: installation.cache },
+  );
+}
+
+/** `tool.error` finds the words in a line of the output that say why it failed. */
+async function runInstaller(
+  tool: { name: string; program: string; error: RegExp },
+  args: string[],
+  { staging, cache, mirrored, started, signal, log }: Installation,
+  variables: Record<string, string> = {},
+): Promise<void> {
   const gitConfig = `${cache}.gitconfig`;
-  await writeGitConfig(gitConfig, []);
+  await writeGitConfig(gitConfig, [], mirrored);
   let firstError: string | undefined;
+  let gitsWords: string | undefined;
   try {
-    const child = execa(settings.r10k, ['puppetfile', 'install', '--config', config, '--verbose=info'], {
+    const child = execa(tool.program, args, {
       cwd: staging,
-      env: gitEnvironment(gitConfig),
+      env: { ...gitEnvironment(gitConfig), ...variables },
       extendEnv: false,
       stdin: 'ignore',
       all: true,
@@ -180,9 +233,10 @@ async function runR10k(
     // Not awaited yet: what a process said is lost when nobody listens by the time it ends.
     const noted = child.pid === undefined ? undefined : started(child.pid);
     for await (const line of child.iterable({ from: 'all' })) {
-      log(`r10k: ${line}`);
-      const words = /^(?:ERROR|FATAL)\s*->\s*(.+)/.exec(line)?.[1];
+      log(`${tool.name}: ${line}`);
+      const words = tool.error.exec(line.replace(COLOURS, ''))?.slice(1).find(Boolean);
       if (words) firstError ??= words;
+      gitsWords ??= /\b(?:fatal|ssh): .+/.exec(line)?.[0];
     }
     await noted;
     await child;
@@ -191,8 +245,10 @@ async function runR10k(
     if (!(error instanceof ExecaError)) throw error;
     const reason =
       error.code === 'ENOENT'
-        ? `The control repo has a Puppetfile, and '${settings.r10k}' is not installed on this server`
-        : `r10k could not install the Puppetfile: ${firstError ?? error.shortMessage}`;
+        ? `The control repo has a Puppetfile, and '${tool.program}' is not installed on this server`
+        : `${tool.name} could not install the Puppetfile: ${[firstError ?? error.shortMessage, gitsWords].filter(Boolean).join(' ')}`;
     throw new CallboardError('CODE_DEPLOY_FAILED', { reason }, { cause: error });
   }
 }
+
+const COLOURS = new RegExp(`${String.fromCharCode(27)}\\[[0-9;]*m`, 'g');

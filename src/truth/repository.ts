@@ -8,7 +8,7 @@ import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { CallboardError } from '../model/errors.ts';
-import { TREE_ENTRIES_MAX } from '../model/limits.ts';
+import { BRANCHES_MAX, GIT_LIST_TIME_MAX_MS, TREE_ENTRIES_MAX } from '../model/limits.ts';
 import { GitError, type GitOptions, git, gitStream, writeGitConfig } from './git.ts';
 import { parseTreePath } from './path.ts';
 import { looksLikeCommit, shownRepository } from './ref.ts';
@@ -31,12 +31,8 @@ export async function fetchCommit(
   request: { repo: string; ref: string; deploy: string },
   context: { signal: AbortSignal; log: (line: string) => void },
 ): Promise<{ repository: Repository; commit: string }> {
-  const name = createHash('sha256').update(request.repo).digest('hex');
-  const directory = join(state, 'git', name);
-  const config = join(state, 'git', `${name}.gitconfig`);
-  const local = request.repo.startsWith('file:') ? decodeURIComponent(new URL(request.repo).pathname) : request.repo;
-  await writeGitConfig(config, local.startsWith('/') ? [local, `${local.replace(/\/+$/, '')}/.git`] : []);
-  const repository: Repository = { directory, options: { signal: context.signal, config } };
+  const repository = await repositoryOf(state, request.repo, context.signal);
+  const { directory } = repository;
   await makeMirror(repository);
 
   const own = `refs/callboard/deploy/${request.deploy}`;
@@ -101,6 +97,32 @@ export async function fetchCommit(
       { cause: error },
     );
   }
+}
+
+/** A repository's place among the mirrors, and how git is run for it; the mirror need not be there. */
+export async function repositoryOf(state: string, repo: string, signal: AbortSignal): Promise<Repository> {
+  const name = createHash('sha256').update(repo).digest('hex');
+  const config = join(state, 'git', `${name}.gitconfig`);
+  const local = repo.startsWith('file:') ? decodeURIComponent(new URL(repo).pathname) : repo;
+  await writeGitConfig(config, local.startsWith('/') ? [local, `${local.replace(/\/+$/, '')}/.git`] : []);
+  return { directory: join(state, 'git', name), options: { signal, config } };
+}
+
+/** Where the branches of a repository are, asked of git itself. Throws GitError with git's own words, or a time-out. */
+export async function listBranches(
+  state: string,
+  repo: string,
+  signal: AbortSignal,
+): Promise<{ branch: string; commit: string }[]> {
+  const time = AbortSignal.timeout(GIT_LIST_TIME_MAX_MS);
+  const { options } = await repositoryOf(state, repo, AbortSignal.any([signal, time]));
+  const listed = await git(['ls-remote', '--heads', '--', repo], options);
+  const branches = [...listed.toString('utf8').matchAll(/^([0-9a-f]{40,64})\trefs\/heads\/(.+)$/gm)].map(
+    ([, commit, branch]) => ({ branch: branch!, commit: commit! }),
+  );
+  if (branches.length > BRANCHES_MAX)
+    throw new CallboardError('CODE_SOURCE_INVALID', { reason: `it has more than ${BRANCHES_MAX} branches` });
+  return branches;
 }
 
 /** git's words for objects or references of the mirror's that are not what they should be, as a power cut may leave them. */

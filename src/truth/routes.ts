@@ -5,10 +5,10 @@ import { identityName } from '../http/identity.ts';
 import { CallboardError } from '../model/errors.ts';
 import { type CodeVersionHash, parseEnvironmentName } from '../model/ids.ts';
 import { PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX } from '../model/limits.ts';
-import { enqueue, PRIORITY } from '../postgres/queue.ts';
 import { checkEncCommand } from './enc.ts';
 import type { TruthDependencies } from './jobs.ts';
-import { checkRef, checkRepository, shownRepository } from './ref.ts';
+import { shownRepository } from './ref.ts';
+import { requestDeploy } from './request.ts';
 import * as store from './store.ts';
 
 const nullable = <Schema extends Parameters<typeof Type.Optional>[0]>(schema: Schema) =>
@@ -26,11 +26,14 @@ const Environment = Type.Object({
   facts_policy: FactsPolicy,
   run_policy: RunPolicy,
   enc_command: nullable(Type.String()),
+  enc_interval_minutes: Type.Integer({ description: 'The ENC is asked again this often; 0: never by itself' }),
+  recompile_minutes: Type.Integer({ description: 'Volatile catalogs are compiled again at least this often' }),
+  audit_share: Type.Number({ description: 'Of skipped compiles, this share is compiled all the same and compared' }),
   code_version: nullable(Hash),
   released_code_version: nullable(Hash),
   created_at: Time,
 });
-const Deploy = Type.Object({
+const DeployFields = {
   id: Type.String({ format: 'uuid' }),
   environment: Type.String(),
   repo: Type.String({ description: 'without its password' }),
@@ -39,11 +42,11 @@ const Deploy = Type.Object({
   code_version: nullable(Hash),
   state: Type.String({ description: 'queued, running, done, failed or superseded' }),
   error: nullable(Type.String()),
-  log: Type.String(),
   requested_by: Type.String(),
   created_at: Time,
   finished_at: nullable(Time),
-});
+};
+const Deploy = Type.Object({ ...DeployFields, log: Type.String() });
 const CodeVersion = Type.Object({
   id: Hash,
   commit: nullable(Type.String()),
@@ -98,6 +101,9 @@ export function truthRoutes(deps: TruthRoutesDeps): Routes {
               facts_policy: Type.Optional(FactsPolicy),
               run_policy: Type.Optional(RunPolicy),
               enc_command: Type.Optional(nullable(Type.String({ maxLength: 4096 }))),
+              enc_interval_minutes: Type.Optional(Type.Integer({ minimum: 0, maximum: 10_080 })),
+              recompile_minutes: Type.Optional(Type.Integer({ minimum: 1, maximum: 10_080 })),
+              audit_share: Type.Optional(Type.Number({ minimum: 0, maximum: 1 })),
             },
             { additionalProperties: false },
           ),
@@ -164,7 +170,14 @@ export function truthRoutes(deps: TruthRoutesDeps): Routes {
         schema: {
           params: EnvironmentParams,
           body: Type.Object(
-            { repo: Type.String(), ref: Type.Optional(Type.String()) },
+            {
+              repo: Type.Optional(Type.String({ description: "Default: that of the environment's code source" })),
+              ref: Type.Optional(
+                Type.String({
+                  description: "Default: the environment's branch there, or HEAD of a repository that is given",
+                }),
+              ),
+            },
             { additionalProperties: false },
           ),
           response: { 202: Type.Object({ id: Type.String({ format: 'uuid' }) }) },
@@ -174,7 +187,7 @@ export function truthRoutes(deps: TruthRoutesDeps): Routes {
         const id = await requestDeploy(deps, {
           environment: request.params.environment,
           repo: request.body.repo,
-          ref: request.body.ref ?? 'HEAD',
+          ref: request.body.ref,
           requestedBy: identityName(request.identity),
         });
         return reply.status(202).send({ id });
@@ -191,12 +204,69 @@ export function truthRoutes(deps: TruthRoutesDeps): Routes {
         const { id } = request.params;
         const deploy = UUID.test(id) ? await store.findDeploy(db, id) : undefined;
         if (!deploy) throw new CallboardError('DEPLOY_NOT_FOUND', { id });
-        return {
-          ...deploy,
-          repo: shownRepository(deploy.repo),
-          created_at: deploy.created_at.toISOString(),
-          finished_at: deploy.finished_at?.toISOString() ?? null,
-        };
+        return { ...shownDeploy(deploy), log: deploy.log };
+      },
+    );
+
+    app.get(
+      '/api/v1/deploys/:id/log',
+      {
+        config: { access: 'viewer' },
+        schema: {
+          summary: "A deploy's log, as it is written",
+          description: 'Ask again from `next` until the state is neither queued nor running.',
+          params: Type.Object({ id: Type.String({ maxLength: 100 }) }),
+          querystring: Type.Object(
+            {
+              from: Type.Integer({
+                minimum: 0,
+                maximum: 2_000_000_000,
+                default: 0,
+                description: 'Characters to leave out',
+              }),
+            },
+            { additionalProperties: false },
+          ),
+          response: {
+            200: Type.Object({
+              state: Type.String(),
+              error: nullable(Type.String()),
+              text: Type.String(),
+              next: Type.Integer({ description: 'Where the next piece begins' }),
+            }),
+          },
+        },
+      },
+      async (request) => {
+        const { id } = request.params;
+        const log = UUID.test(id) ? await store.readDeployLog(db, id, request.query.from) : undefined;
+        if (!log) throw new CallboardError('DEPLOY_NOT_FOUND', { id });
+        return log;
+      },
+    );
+
+    app.get(
+      '/api/v1/environments/:environment/deploys',
+      {
+        config: { access: 'viewer' },
+        schema: {
+          summary: "An environment's deploys, the last asked for first",
+          params: EnvironmentParams,
+          querystring: Type.Object(
+            {
+              limit: Type.Integer({ minimum: 1, maximum: PAGE_ROWS_MAX, default: PAGE_ROWS_DEFAULT }),
+              before: Type.Optional(Type.String({ format: 'date-time', description: 'Only those asked for before' })),
+            },
+            { additionalProperties: false },
+          ),
+          response: { 200: Type.Object({ deploys: Type.Array(Type.Object(DeployFields)) }) },
+        },
+      },
+      async (request) => {
+        const { name } = await environmentOf(request.params.environment);
+        const { before, limit } = request.query;
+        const deploys = await store.listDeploys(db, name, before ? new Date(before) : null, limit);
+        return { deploys: deploys.map(shownDeploy) };
       },
     );
   };
@@ -204,28 +274,13 @@ export function truthRoutes(deps: TruthRoutesDeps): Routes {
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
-/**
- * Asks for a deploy: its row, its job and what it overtakes, in one transaction. The environment is made when it is new.
- * Throws ENVIRONMENT_NAME_INVALID, REPOSITORY_INVALID, GIT_REF_INVALID.
- */
-export async function requestDeploy(
-  deps: Pick<TruthDependencies, 'db'>,
-  request: { environment: string; repo: string; ref: string; requestedBy: string },
-): Promise<string> {
-  const deploy = {
-    environment: parseEnvironmentName(request.environment),
-    repo: checkRepository(request.repo),
-    ref: checkRef(request.ref),
-    requestedBy: request.requestedBy,
+function shownDeploy<Row extends Omit<store.DeployRow, 'log'>>(deploy: Row) {
+  return {
+    ...deploy,
+    repo: shownRepository(deploy.repo),
+    created_at: deploy.created_at.toISOString(),
+    finished_at: deploy.finished_at?.toISOString() ?? null,
   };
-  return await deps.db.transaction().execute(async (tx) => {
-    await store.createEnvironment(tx, deploy.environment);
-    await store.lockEnvironment(tx, deploy.environment);
-    const id = await store.insertDeploy(tx, deploy);
-    await store.supersedeQueued(tx, deploy.environment, id);
-    await enqueue(tx, 'deploy', { deploy: id }, { key: `deploy:${id}`, priority: PRIORITY.interactive });
-    return id;
-  });
 }
 
 function shownEnvironment(environment: store.EnvironmentRow) {

@@ -1,15 +1,17 @@
 /**
  * Which deploy wins, and what happens to those that are interrupted. What is wanted: of one environment the last asked for
- * wins in whatever order they end; a deploy whose server died runs again and comes to the same name; what failed for reasons
+ * wins, and asking for it ends the others; a deploy whose server died runs again and comes to the same name; what failed for reasons
  * that may go away is tried again, and what whoever asked must mend is not.
  */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { sql } from 'kysely';
 import { beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { DEPLOY_LOG_BYTES_MAX } from '../../src/model/limits.ts';
 import { truthJobs } from '../../src/truth/jobs.ts';
 import { findDeploy, findEnvironment } from '../../src/truth/store.ts';
 import { type FreshDatabase, freshDatabase } from '../postgres/fresh.ts';
-import { type GitFixture, gitRepository } from './git-fixture.ts';
+import { type GitFixture, gitRepository, temporaryDirectory } from './git-fixture.ts';
 import { type TruthFixture, truthFixture } from './truth-fixture.ts';
 
 vi.setConfig({ testTimeout: 120_000 });
@@ -47,11 +49,11 @@ test('a newer request overtakes one that still waits', async () => {
   expect(truth.queued).toHaveLength(1);
 });
 
-test('an older deploy that ends later does not take the newer one back', async () => {
-  // The older one stops where its compiles would be queued, just before its end, until the newer one is done.
+/** The deploy stops at its last look at the content store, just before its end, until it is told to go on. */
+function stopping() {
   const reached = Promise.withResolvers<void>();
   const goOn = Promise.withResolvers<void>();
-  const slow = {
+  const deps = {
     ...truth.deps,
     content: {
       put: truth.content.put.bind(truth.content),
@@ -64,12 +66,17 @@ test('an older deploy that ends later does not take the newer one back', async (
       },
     },
   };
+  return { deps, reached: reached.promise, goOn: goOn.resolve };
+}
+
+test('an older deploy that runs is over when a newer one is asked for, and does not take the newer one back', async () => {
+  const { deps, reached, goOn } = stopping();
   const first = await truth.request('late', repo.directory, 'older');
-  const running = truthJobs(slow).deploy!(
+  const running = truthJobs(deps).deploy!(
     { deploy: first },
     { signal: new AbortController().signal, attempt: 1, lastAttempt: false },
   );
-  await reached.promise;
+  await reached;
   await vi.waitFor(
     async () => {
       const live = (await findDeploy(database.db, first))!;
@@ -78,13 +85,58 @@ test('an older deploy that ends later does not take the newer one back', async (
     },
     { timeout: 20_000 },
   );
-  const second = await truth.deploy('late', repo.directory, 'newer');
-  expect(second.state).toBe('done');
-  goOn.resolve();
+  const second = await truth.request('late', repo.directory, 'newer');
+  expect(await findDeploy(database.db, first)).toMatchObject({
+    state: 'superseded',
+    error: 'A newer deploy was asked for while this one ran',
+  });
+  expect((await truth.run(second)).state).toBe('done');
+  goOn();
   await running;
-  expect(await findDeploy(database.db, first)).toMatchObject({ state: 'superseded', code_version: null });
+  const ended = (await findDeploy(database.db, first))!;
+  expect(ended).toMatchObject({ state: 'superseded', code_version: null });
+  expect(ended.log).toContain(`Superseded by deploy ${second}\n`);
+  expect(ended.log).toMatch(/Given up: a newer deploy was asked for\n$/);
   expect(await newest('late')).toBe(newer);
   expect(truth.queued.map((call) => call.codeVersion)).toEqual([newer]);
+});
+
+test('the last asked for counts even when it fails', async () => {
+  const { deps, reached, goOn } = stopping();
+  const first = await truth.request('failing', repo.directory, 'older');
+  const running = truthJobs(deps).deploy!(
+    { deploy: first },
+    { signal: new AbortController().signal, attempt: 1, lastAttempt: false },
+  );
+  await reached;
+  expect(await truth.deploy('failing', repo.directory, 'nowhere')).toMatchObject({ state: 'failed' });
+  goOn();
+  await running;
+  expect(await findDeploy(database.db, first)).toMatchObject({ state: 'superseded' });
+  expect(await newest('failing')).toBeNull();
+});
+
+test('a deploy in the middle of its work gives up soon after a newer one is asked for, and ends what it started', async () => {
+  const place = temporaryDirectory('hanging');
+  const hanging = gitRepository();
+  hanging.commit({ Puppetfile: `File.write('${place}/pid', Process.pid.to_s)\nsleep 300\n` });
+  const first = await truth.request('hanging', hanging.directory);
+  const running = truth.run(first, { lastAttempt: false });
+  const pid = await vi.waitFor(
+    () => {
+      const text = readFileSync(join(place, 'pid'), 'utf8');
+      expect(text).toMatch(/^\d+$/);
+      return Number(text);
+    },
+    { timeout: 60_000 },
+  );
+  const asked = performance.now();
+  const second = await truth.request('hanging', repo.directory, 'newer');
+  expect(await running).toMatchObject({ state: 'superseded' });
+  console.log(`a superseded deploy gave up after ${Math.round(performance.now() - asked)} ms`);
+  expect(performance.now() - asked).toBeLessThan(15_000);
+  await vi.waitFor(() => expect(() => process.kill(pid, 0)).toThrow(), { timeout: 20_000 });
+  expect(await truth.run(second)).toMatchObject({ state: 'done', code_version: newer });
 });
 
 test('going back to older code is a deploy like any other', async () => {

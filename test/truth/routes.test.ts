@@ -62,6 +62,12 @@ test('a deploy asked for is a row and a job, and can be watched to its end', asy
   expect(jobs.rows.map((job) => job.key)).toContain(`deploy:${id}`);
   await truth.run(id);
   const done = (await call('viewer', 'GET', `/api/v1/deploys/${id}`)).body;
+  const whole = (await call('viewer', 'GET', `/api/v1/deploys/${id}/log`)).body;
+  expect(whole).toEqual({ state: 'done', error: null, text: done.log, next: done.log.length });
+  const tail = (await call('viewer', 'GET', `/api/v1/deploys/${id}/log?from=${done.log.length - 5}`)).body;
+  expect(tail).toMatchObject({ text: done.log.slice(-5), next: done.log.length });
+  const { log: _, ...listed } = done;
+  expect((await call('viewer', 'GET', '/api/v1/environments/production/deploys')).body.deploys).toEqual([listed]);
   expect(done).toMatchObject({ state: 'done', error: null, commit: repo.git('rev-parse', 'HEAD') });
   expect((await call('viewer', 'GET', '/api/v1/environments/production/code')).body).toEqual({
     code_versions: [
@@ -135,7 +141,9 @@ test.each([
   ['deployer', 'POST', '/api/v1/environments/x/deploys', { repo: 'x' }, 400, 'REPOSITORY_INVALID'],
   ['deployer', 'POST', '/api/v1/environments/x/deploys', { repo: '/x', ref: '--x' }, 400, 'GIT_REF_INVALID'],
   ['deployer', 'POST', '/api/v1/environments/x/deploys', { repo: '/x', reff: 'y' }, 400, 'REQUEST_INVALID'],
-  ['deployer', 'POST', '/api/v1/environments/x/deploys', {}, 400, 'REQUEST_INVALID'],
+  ['deployer', 'POST', '/api/v1/environments/x/deploys', {}, 409, 'CODE_SOURCE_MISSING'],
+  ['viewer', 'GET', '/api/v1/deploys/x/log', undefined, 404, 'DEPLOY_NOT_FOUND'],
+  ['viewer', 'GET', '/api/v1/environments/absent/deploys', undefined, 404, 'ENVIRONMENT_NOT_FOUND'],
   ['admin', 'PUT', '/api/v1/environments/x', { code_policy: 'sometimes' }, 400, 'REQUEST_INVALID'],
   ['viewer', 'GET', '/api/v1/environments/x/code?limit=0', undefined, 400, 'REQUEST_INVALID'],
 ] as const)('%s %s %s %j is %i %s', async (who, method, url, body, status, code) => {

@@ -3,7 +3,7 @@ import { sql } from 'kysely';
 import pino from 'pino';
 import { openDiskContent } from '../../src/content/disk.ts';
 import { type TruthDependencies, truthJobs } from '../../src/truth/jobs.ts';
-import { requestDeploy } from '../../src/truth/routes.ts';
+import { requestDeploy } from '../../src/truth/request.ts';
 import { type DeployRow, findDeploy } from '../../src/truth/store.ts';
 import type { FreshDatabase } from '../postgres/fresh.ts';
 import { temporaryDirectory } from './git-fixture.ts';
@@ -20,12 +20,18 @@ export interface TruthFixture {
   run(id: string, options?: { signal?: AbortSignal; lastAttempt?: boolean }): Promise<DeployRow>;
 }
 
+/** Secrets as they are, with the name that they belong to. */
+const plainSecrets: TruthDependencies['secrets'] = {
+  seal: async (source, secret) => Buffer.from(`${source}:${secret}`),
+  open: async (source, sealed) => sealed.toString().slice(source.length + 1),
+};
+
 export async function truthFixture(
   database: FreshDatabase,
   options: Partial<TruthDependencies> = {},
   until: 'test' | 'file' = 'test',
 ): Promise<TruthFixture> {
-  await sql`truncate environment, code_version, deploy, content_reference cascade`.execute(database.db);
+  await sql`truncate environment, code_version, deploy, content_reference, code_source cascade`.execute(database.db);
   const state = temporaryDirectory('state', until);
   const content = await openDiskContent({ directory: `${state}/content`, fsync: false });
   const queued: TruthFixture['queued'] = [];
@@ -35,6 +41,7 @@ export async function truthFixture(
     state,
     basemodulepath: [],
     r10k: 'r10k',
+    secrets: plainSecrets,
     logger: pino({ level: 'silent' }),
     async queueAffected(tx, environment, codeVersion, trigger) {
       await this.queueEnvironmentCompiles(tx, environment, codeVersion, trigger);
