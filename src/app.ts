@@ -174,7 +174,6 @@ async function start(
       content,
       codeDirectory: code.codeDirectory,
       serverFacts: await serverFacts(settings.serverName),
-      askEnc,
     };
     const base = once(async () => {
       const { puppetVersion, rubyVersion } = await compilers.start();
@@ -192,6 +191,7 @@ async function start(
       compileJobs({
         ...compiling,
         base,
+        askEnc,
         storeCatalog: catalogs.storeCatalog,
         afterCompile,
         onEnd: (outcome, took) => seconds.labels(outcome).observe(took),

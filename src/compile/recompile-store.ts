@@ -1,6 +1,5 @@
 /** The statements about compiles that nobody's change asks for. */
 import { sql } from 'kysely';
-import { ENC_ASKED_AGAIN_MAX } from '../model/limits.ts';
 import { type Queries, row, rows, type Transaction } from '../postgres/database.ts';
 import type { Jobs } from '../postgres/queue.ts';
 import type { Skipped } from './sample.ts';
@@ -56,32 +55,6 @@ export function rowsWithOutside(db: Queries, outside: string): Promise<DueRow[]>
     `,
     db,
   );
-}
-
-/** A node with what the ENC of its environment said last. */
-export interface Classified {
-  certname: string;
-  enc_command: string;
-  hash: string;
-}
-
-/** Nodes about which the ENC was last asked before their environment's interval began. */
-export function encDue(db: Queries): Promise<Classified[]> {
-  return rows(
-    sql<Classified>`
-      select enc_answer.certname, environment.enc_command, enc_answer.hash
-      from enc_answer join node using (certname) join environment on environment.name = node.environment
-      where environment.enc_command is not null and node.facts is not null
-        and enc_answer.asked_at < now() - environment.recompile_minutes * interval '1 minute'
-      order by enc_answer.asked_at
-      limit ${ENC_ASKED_AGAIN_MAX}
-    `,
-    db,
-  );
-}
-
-export async function encWasAsked(db: Queries, certname: string): Promise<void> {
-  await sql`update enc_answer set asked_at = now() where certname = ${certname}`.execute(db);
 }
 
 export function skippedRows(

@@ -1,23 +1,21 @@
 /**
  * Compiles that no change of code or facts asks for. The job `recompile` looks once a minute: volatile catalogs whose interval is
- * over are queued, those that read something outside of their code which is another now, and those of nodes about which the
- * ENC says something else than it did; it is asked again after the same interval. The job `audit` compiles a
+ * over are queued, and those that read something outside of their code which is another now. The job `audit` compiles a
  * skipped catalog all the same and compares: a difference means that a read set missed something, and that nobody may trust the
  * skips until it is found. It is told loudly, counted, kept, and the node compiled.
  */
 import type { Logger } from 'pino';
 import { servedCatalog } from '../model/catalog.ts';
 import { parseCertname, parseCodeVersionHash } from '../model/ids.ts';
-import { ENC_ASKED_AT_ONCE_MAX } from '../model/limits.ts';
 import type { Database } from '../postgres/database.ts';
 import type { JobHandlers, Jobs } from '../postgres/queue.ts';
 import { type CompileJobsDeps, compileRequest } from './jobs.ts';
 import { isOutsideChanged } from './outside.ts';
-import { queueCompiles, queueNodeCompiles } from './queue.ts';
+import { queueNodeCompiles } from './queue.ts';
 import * as store from './recompile-store.ts';
-import { readInputs, storeEncAnswer } from './store.ts';
+import { readInputs } from './store.ts';
 
-export interface RecompileDeps extends Pick<CompileJobsDeps, 'pool' | 'codeDirectory' | 'serverFacts' | 'askEnc'> {
+export interface RecompileDeps extends Pick<CompileJobsDeps, 'pool' | 'codeDirectory' | 'serverFacts'> {
   db: Database;
   logger: Logger;
   /** Told of each audit; for metrics. */
@@ -26,12 +24,12 @@ export interface RecompileDeps extends Pick<CompileJobsDeps, 'pool' | 'codeDirec
 
 export function recompileJobs(deps: RecompileDeps): JobHandlers {
   return {
-    recompile: (_payload, context) => recompileDue(deps, context.signal),
+    recompile: () => recompileDue(deps),
     audit: (payload, context) => audit(deps, payload, context.signal),
   };
 }
 
-async function recompileDue(deps: RecompileDeps, signal: AbortSignal): Promise<void> {
+async function recompileDue(deps: RecompileDeps): Promise<void> {
   const due = await store.volatileDue(deps.db);
   for (const [place, rows] of Map.groupBy(due, placeOf))
     await queue(deps.db, place, rows, 'volatile: its time has come');
@@ -41,28 +39,6 @@ async function recompileDue(deps: RecompileDeps, signal: AbortSignal): Promise<v
     const rows = await store.rowsWithOutside(deps.db, outside);
     for (const [place, changed] of Map.groupBy(rows, placeOf))
       await queue(deps.db, place, changed, 'something outside the code changed');
-  }
-
-  const classified = (await store.encDue(deps.db)).values();
-  const askInTurn = async (): Promise<void> => {
-    for (const node of classified) await askEncAgain(deps, node, signal);
-  };
-  await Promise.all(Array.from({ length: ENC_ASKED_AT_ONCE_MAX }, askInTurn));
-}
-
-/** Another answer is stored with the compile that it makes necessary, so that no skip stands on the old one. */
-async function askEncAgain(deps: RecompileDeps, node: store.Classified, signal: AbortSignal): Promise<void> {
-  const certname = parseCertname(node.certname);
-  try {
-    const { answer, hash } = await deps.askEnc(node.enc_command, certname, signal);
-    await deps.db.transaction().execute(async (tx) => {
-      await storeEncAnswer(tx, certname, answer, hash);
-      if (hash !== node.hash) await queueCompiles(tx, certname, 'the ENC says something else');
-    });
-  } catch (error) {
-    if (signal.aborted) throw error;
-    await store.encWasAsked(deps.db, node.certname);
-    deps.logger.warn({ certname, err: error }, 'the ENC was asked again in vain; its last answer stays');
   }
 }
 

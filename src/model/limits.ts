@@ -86,9 +86,6 @@ export const INTERPRETER_IDLE_MAX_MS = 15 * 60_000;
 /** What an ENC may print, and how long it may take. */
 export const ENC_BYTES_MAX = 1 * MiB;
 export const ENC_TIME_MAX_MS = 20_000;
-/** Nodes about which ENCs are asked again in one look (one a minute), and at the same time. */
-export const ENC_ASKED_AGAIN_MAX = 1000;
-export const ENC_ASKED_AT_ONCE_MAX = 4;
 /** A deploy's log is kept up to this; the rest is cut, and says so. */
 export const DEPLOY_LOG_BYTES_MAX = 256 * KiB;
 /** A deploy: clone, Puppetfile, hashing. Forge modules over a slow line take minutes. */

@@ -5,6 +5,8 @@ import type pg from 'pg';
 import { pino } from 'pino';
 import { catalogStore } from '../../src/catalog/store.ts';
 import { affectedJobs } from '../../src/compile/affected.ts';
+import { classificationJobs } from '../../src/compile/classification-jobs.ts';
+import { wantAsked } from '../../src/compile/classification-store.ts';
 import { type CompileJobsDeps, compileJobs, compileRequest } from '../../src/compile/jobs.ts';
 import { CompilePool } from '../../src/compile/pool.ts';
 import { queueChangedNodes, queueCompiles, queueNodeCompiles } from '../../src/compile/queue.ts';
@@ -88,6 +90,7 @@ export class ControlPlane {
     this.#handlers = {
       ...compileJobs(this.#compiling),
       ...affectedJobs({ ...this.#compiling, content, ruby: 'ruby', afterCarryOver }),
+      ...classificationJobs(this.#compiling),
       ...recompileJobs({ ...this.#compiling, onAudit: (outcome) => void this.audits.push(outcome) }),
     };
   }
@@ -146,10 +149,11 @@ export class ControlPlane {
     for (const { certname, enc } of machines) this.#enc.set(certname, enc);
   }
 
-  /** The time of the classifier's answers is over, as it is every so often. */
-  async classifyAgain(): Promise<void> {
-    await this.#pool.query("update enc_answer set asked_at = now() - interval '1 day'");
-    await this.run('recompile', {});
+  /** Somebody wants the classifier asked again about machines. */
+  async classifyAgain(machines: Machine[]): Promise<void> {
+    const certnames = machines.map((machine) => machine.certname as Certname);
+    await this.#db.transaction().execute((tx) => wantAsked(tx, { certnames, environment: null }));
+    await this.run('classify', {});
   }
 
   async queue(certnames: string[]): Promise<void> {

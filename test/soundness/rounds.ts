@@ -105,7 +105,7 @@ export class Rounds {
     this.#plane.classify(next.machines.values());
     if (changes.files.length > 0) await this.#plane.deploy(next.files);
     for (const machine of changes.machines) await this.#plane.submit(machine);
-    if (classified.length > 0) await this.#plane.classifyAgain();
+    if (classified.length > 0) await this.#plane.classifyAgain(classified);
     const queued = await this.#plane.compileQueued();
     const compiledAt = performance.now();
     const before = this.#before;
