@@ -1,26 +1,12 @@
 /** Data files by root key: an edit of one key changes the digest of that key alone, and no two different values share one. */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 
 const PROGRAM = fileURLToPath(new URL('../../ruby/compile/data_keys.rb', import.meta.url));
-let directory: string;
-beforeAll(async () => {
-  directory = await mkdtemp(join(tmpdir(), 'callboard-keys-'));
-});
-afterAll(() => rm(directory, { recursive: true }));
 
 async function keysOf(kind: string, texts: string[]): Promise<(Record<string, string> | null)[]> {
-  const orders = await Promise.all(
-    texts.map(async (text, n) => {
-      const path = join(directory, `${n}.${kind}`);
-      await writeFile(path, text);
-      return JSON.stringify({ path, kind });
-    }),
-  );
+  const orders = texts.map((text) => JSON.stringify({ kind, base64: Buffer.from(text).toString('base64') }));
   const { stdout } = await execa('ruby', [PROGRAM], { input: `${orders.join('\n')}\n` });
   return stdout.split('\n').map((line) => JSON.parse(line).keys);
 }

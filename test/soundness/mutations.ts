@@ -774,6 +774,10 @@ kind('module: metadata', 1, (world, random) => {
     text.replace(/("version": ")\d+/, (_, before) => `${before}${1 + random.below(90)}`),
   );
 });
+kind('module: metadata without what Puppet requires', 1, (world, random) => {
+  const path = random.pick(['site-modules/profile/metadata.json', 'site-modules/app/metadata.json']);
+  return edit(world, path, (text) => text.replace(/ *"license": .*\n/, ''));
+});
 kind('module: metadata that nobody reads', 2, (world, random) => {
   const path = random.pick(['site-modules/profile/metadata.json', 'site-modules/app/metadata.json']);
   return edit(world, path, (text) => text.replace(/("summary": ").*?"/, (_, before) => `${before}${random.word()}"`));

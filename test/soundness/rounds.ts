@@ -11,6 +11,7 @@ import type { Random } from './random.ts';
 import { copyOf, type Machine, type World } from './world.ts';
 
 export const UNDONE = 'undone';
+const SEVERAL = 'several at once';
 /** More nodes than this that do not compile teach little: the last mutation is undone. */
 const FAILING_MAX = 4;
 
@@ -70,17 +71,24 @@ export class Rounds {
     if (failing.length > 0) throw new Error(`not everything compiles: ${JSON.stringify(failing)}`);
   }
 
-  /** One mutation of a kind; false where the kind finds nothing to do. */
-  async mutate(kind: Kind): Promise<boolean> {
-    for (let attempt = 0; attempt < 10; attempt++) {
-      const next = copyOf(this.#world);
-      const what = kind.mutate(next, this.#random);
-      if (what === undefined || isSame(this.#world, next)) continue;
-      this.#earlier = [...this.#earlier.slice(-3), this.#world];
-      await this.#round(kind.name, `${kind.name}: ${what}`, next, kind.remark === true);
-      return true;
+  /** A mutation of each of some kinds, in one round; false where none of them finds anything to do. */
+  async mutate(...kinds: Kind[]): Promise<boolean> {
+    const next = copyOf(this.#world);
+    const done: string[] = [];
+    for (const kind of kinds) {
+      for (let attempt = 0; attempt < 10; attempt++) {
+        const what = kind.mutate(next, this.#random);
+        if (what === undefined) continue;
+        done.push(`${kind.name}: ${what}`);
+        break;
+      }
     }
-    return false;
+    if (isSame(this.#world, next)) return false;
+    this.#earlier = [...this.#earlier.slice(-3), this.#world];
+    const name = kinds.length === 1 ? kinds[0]!.name : SEVERAL;
+    const remark = kinds.every((kind) => kind.remark);
+    await this.#round({ kind: name, mutation: done.join('; '), mutations: done.length, remark }, next);
+    return true;
   }
 
   /** Mutations of any kind, and now and then back to what was. */
@@ -94,10 +102,14 @@ export class Rounds {
     const failing = [...this.#before.values()].filter((outcome) => 'error' in outcome).length;
     const back = failing > FAILING_MAX || this.#random.chance(failing > 0 ? 0.6 : chance);
     const earlier = back && this.#earlier.pop();
-    if (earlier) await this.#round(UNDONE, `${UNDONE}: the mutation before`, earlier, false);
+    if (!earlier) return;
+    await this.#round({ kind: UNDONE, mutation: 'undone: the mutation before', mutations: 1, remark: false }, earlier);
   }
 
-  async #round(kind: string, mutation: string, next: World, remark: boolean): Promise<void> {
+  async #round(
+    { kind, mutation, mutations, remark }: { kind: string; mutation: string; mutations: number; remark: boolean },
+    next: World,
+  ): Promise<void> {
     const changes = changesOf(this.#world, next);
     const startedAt = performance.now();
     const classified = changes.machines.filter((each) => each.enc !== this.#world.machines.get(each.certname)!.enc);
@@ -113,7 +125,7 @@ export class Rounds {
 
     const none = { mutations: 0, pairs: 0, changed: 0, queued: 0, missed: 0, unneeded: 0 };
     const tally = this.tallies.get(kind) ?? { ...none, remark };
-    tally.mutations += 1;
+    tally.mutations += mutations;
     tally.missed += missed;
     for (const [certname, now] of this.#before) {
       const changed = !isEqual(before.get(certname), now);
