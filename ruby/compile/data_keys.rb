@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 # What hiera's data files hold, by root key: a digest of each value, so that a change of one key is told from one of
-# another. Reads {"path", "kind"} a line, answers {"keys"} a line (PROTOCOL.md). Loads no Puppet; what Puppet's yaml_data
+# another. Reads {"kind", "base64"} a line, answers {"keys"} a line (PROTOCOL.md). Loads no Puppet; what Puppet's yaml_data
 # and json_data make of a file is done here again.
 
 Encoding.default_external = Encoding::UTF_8
@@ -21,8 +21,8 @@ module Callboard
     module_function
 
     # {root key => digest}, or nil.
-    def of(path, kind)
-      data = load(File.read(path, encoding: 'utf-8'), kind)
+    def of(text, kind)
+      data = load(text, kind)
       raise Whole unless data.is_a?(Hash)
 
       data.to_h do |key, value|
@@ -55,7 +55,7 @@ module Callboard
     # A text that no other value has: each part with its type, and with its length where it has any.
     def text(value, out = +'')
       case value
-      when String then out << "s#{value.bytesize}:#{value.encoding}:" << value.b
+      when String then out << "s#{value.bytesize}:#{value.encoding unless value.ascii_only?}:" << value.b
       when Symbol then out << "y#{value.to_s.bytesize}:" << value.to_s.b
       when Integer then out << "i#{value};"
       when Float then out << "f#{value};"
@@ -76,5 +76,6 @@ end
 $stdout.sync = true
 $stdin.each_line do |line|
   order = JSON.parse(line)
-  puts JSON.generate('keys' => Callboard::DataKeys.of(order.fetch('path'), order.fetch('kind')))
+  text = order.fetch('base64').unpack1('m').force_encoding(Encoding::UTF_8)
+  puts JSON.generate('keys' => Callboard::DataKeys.of(text, order.fetch('kind')))
 end

@@ -223,10 +223,15 @@ export function metadataDiffers(before: string, after: string): boolean {
   return seen(before) !== seen(after);
 }
 
+/** Without one of these Puppet takes a module for one without metadata. */
+const REQUIRED_METADATA = ['source', 'author', 'version', 'license', 'dependencies'];
+
 function seen(text: string): string {
   try {
-    const { name, version, dependencies, data_provider } = JSON.parse(text) as Record<string, unknown>;
-    return JSON.stringify([name, version, dependencies, data_provider]);
+    const all = JSON.parse(text) as Record<string, unknown>;
+    const { name, version, dependencies, data_provider } = all;
+    const missing = REQUIRED_METADATA.filter((key) => (all[key] ?? null) === null);
+    return JSON.stringify([name, version, dependencies, data_provider, missing, Object.keys(all).length === 0]);
   } catch {
     return `not JSON: ${text}`;
   }

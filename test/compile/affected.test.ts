@@ -180,6 +180,14 @@ test('files that appear, data keys, globs, lists: each queues who looked', async
   }
 });
 
+test('of a data file, who read a key whose value changed, or which came or went', async () => {
+  const v1 = await deploy(FILES);
+  for (const key of ['x', 'y', 'z']) await node(`${key}.example`, v1, { inputs: [`data data/common.yaml\t${key}`] });
+  const v2 = await deploy({ ...FILES, 'data/common.yaml': '# z is new\ny: 2\nx: 3\nz: 1\n' });
+  await find(v2);
+  expect(await queued()).toEqual(['x.example', 'z.example']);
+});
+
 test('volatile catalogs, unknown reads, another base, things outside that changed: each is compiled again', async () => {
   const v1 = await deploy(FILES);
   await node('volatile.example', v1, { inputs: [], volatile: true });
