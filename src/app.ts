@@ -47,6 +47,7 @@ import { codeDirectories } from './truth/code-directory.ts';
 import { askEnc } from './truth/enc.ts';
 import { truthJobs } from './truth/jobs.ts';
 import { truthRoutes } from './truth/routes.ts';
+import { trialJobs } from './truth/trials.ts';
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
@@ -120,7 +121,7 @@ async function start(
   };
 
   const jobs: JobHandlers = {};
-  if (has('truth')) Object.assign(jobs, truthJobs(truth));
+  if (has('truth')) Object.assign(jobs, truthJobs(truth), trialJobs(truth));
   if (has('compile')) {
     const compilers = new CompilePool({
       ruby: 'ruby',
@@ -183,6 +184,7 @@ async function start(
   });
   stops.push(() => queue.stop());
   if (has('report')) stops.push(repeat(HOUR_MS, () => enqueue(db, 'housekeeping', {}, KEPT_UP), logger));
+  if (has('truth')) stops.push(repeat(HOUR_MS, () => enqueue(db, 'trials', {}, { ...KEPT_UP, key: 'trials' }), logger));
   if (has('content'))
     stops.push(repeat(DAY_MS, () => enqueue(db, 'collect', {}, { ...KEPT_UP, key: 'collect' }), logger));
 

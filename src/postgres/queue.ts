@@ -33,6 +33,7 @@ export interface Jobs {
   compile: { certname: string; environment: string; code_version: string; trigger: string };
   collect: Record<string, never>;
   housekeeping: Record<string, never>;
+  trials: Record<string, never>;
 }
 
 export type JobHandlers = {

@@ -1,15 +1,17 @@
 /** `/api/v1/environments…` and `/api/v1/deploys/…`: what people see and ask of truth. */
+import { Readable } from 'node:stream';
 import { Type } from 'typebox';
 import type { Routes } from '../http/app.ts';
 import { identityName } from '../http/identity.ts';
 import { CallboardError } from '../model/errors.ts';
 import { type CodeVersionHash, parseEnvironmentName } from '../model/ids.ts';
-import { PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX } from '../model/limits.ts';
+import { PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, TRIAL_BYTES_MAX } from '../model/limits.ts';
 import { enqueue, PRIORITY } from '../postgres/queue.ts';
 import { checkEncCommand } from './enc.ts';
 import type { TruthDependencies } from './jobs.ts';
 import { checkRef, checkRepository, shownRepository } from './ref.ts';
 import * as store from './store.ts';
+import { requestTrial, TRIAL_REF } from './trials.ts';
 
 const nullable = <Schema extends Parameters<typeof Type.Optional>[0]>(schema: Schema) =>
   Type.Union([schema, Type.Null()]);
@@ -43,6 +45,7 @@ const Deploy = Type.Object({
   requested_by: Type.String(),
   created_at: Time,
   finished_at: nullable(Time),
+  trial: Type.Boolean({ description: 'Made from an uploaded working tree' }),
 });
 const CodeVersion = Type.Object({
   id: Hash,
@@ -57,7 +60,7 @@ const CodeVersion = Type.Object({
   released: Type.Boolean(),
 });
 
-export interface TruthRoutesDeps extends Pick<TruthDependencies, 'db' | 'queueEnvironmentCompiles'> {
+export interface TruthRoutesDeps extends Pick<TruthDependencies, 'db' | 'state' | 'queueEnvironmentCompiles'> {
   /** Makes an environment's policies, as they are now, true of what is compiled already. Safe to repeat. */
   applyPolicies(environment: string): Promise<unknown>;
 }
@@ -181,6 +184,29 @@ export function truthRoutes(deps: TruthRoutesDeps): Routes {
       },
     );
 
+    app.post(
+      '/api/v1/environments/:environment/trials',
+      {
+        config: { access: 'deployer' },
+        bodyLimit: TRIAL_BYTES_MAX,
+        schema: {
+          summary: `Compile a working tree that was not pushed; the body is a bundle of git that holds ${TRIAL_REF}`,
+          params: EnvironmentParams,
+          response: { 202: Type.Object({ id: Type.String({ format: 'uuid', description: 'Of the deploy' }) }) },
+        },
+      },
+      async (request, reply) => {
+        if (Number(request.headers['content-length'] ?? 0) > TRIAL_BYTES_MAX)
+          throw new CallboardError('BODY_TOO_LARGE', { max: TRIAL_BYTES_MAX });
+        const id = await requestTrial(deps, {
+          environment: parseEnvironmentName(request.params.environment),
+          requestedBy: identityName(request.identity),
+          bundle: (request.body as Readable | undefined) ?? Readable.from([]),
+        });
+        return reply.status(202).send({ id });
+      },
+    );
+
     app.get(
       '/api/v1/deploys/:id',
       {
@@ -193,7 +219,7 @@ export function truthRoutes(deps: TruthRoutesDeps): Routes {
         if (!deploy) throw new CallboardError('DEPLOY_NOT_FOUND', { id });
         return {
           ...deploy,
-          repo: shownRepository(deploy.repo),
+          repo: deploy.trial ? 'a working tree' : shownRepository(deploy.repo),
           created_at: deploy.created_at.toISOString(),
           finished_at: deploy.finished_at?.toISOString() ?? null,
         };

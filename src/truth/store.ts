@@ -28,6 +28,8 @@ export interface DeployRow {
   requested_by: string;
   created_at: Date;
   finished_at: Date | null;
+  /** Made from an uploaded working tree. */
+  trial: boolean;
 }
 
 export interface CodeVersionRow {
@@ -79,12 +81,13 @@ export async function setEnvironmentCode(tx: Transaction, name: string, codeVers
 
 export async function insertDeploy(
   tx: Transaction,
-  deploy: { environment: string; repo: string; ref: string; requestedBy: string },
+  deploy: { environment: string; repo: string; ref: string; requestedBy: string; trial?: { id: string } },
 ): Promise<string> {
   const inserted = await row(
     sql<{ id: string }>`
-      insert into deploy (environment, repo, ref, requested_by, created_at)
-      values (${deploy.environment}, ${deploy.repo}, ${deploy.ref}, ${deploy.requestedBy}, clock_timestamp())
+      insert into deploy (id, environment, repo, ref, requested_by, created_at, trial)
+      values (coalesce(${deploy.trial?.id ?? null}::uuid, gen_random_uuid()), ${deploy.environment}, ${deploy.repo}, ${deploy.ref},
+        ${deploy.requestedBy}, clock_timestamp(), ${deploy.trial !== undefined})
       returning id
     `,
     tx,
@@ -102,7 +105,7 @@ export async function supersedeQueued(tx: Transaction, environment: string, by: 
     update deploy
     set state = 'superseded', finished_at = now(), error = 'A newer deploy was asked for before this one began',
         log = log || 'Superseded by deploy ' || ${by} || E'\n'
-    where environment = ${environment} and state = 'queued' and id <> ${by}
+    where environment = ${environment} and state = 'queued' and not trial and id <> ${by}
   `.execute(tx);
 }
 
@@ -123,13 +126,14 @@ export async function requeueDeploy(db: Queries, id: string): Promise<void> {
   await sql`update deploy set state = 'queued' where id = ${id} and state = 'running'`.execute(db);
 }
 
-/** Whether a deploy that was asked for later has already made its environment's newest code version. */
+/** Whether a deploy that was asked for later has already made its environment's newest code version. Trials make none. */
 export async function isOvertaken(db: Queries, deploy: Pick<DeployRow, 'id' | 'environment'>): Promise<boolean> {
   const found = await row(
     sql<{ overtaken: boolean }>`
       select exists (
         select from deploy newer, deploy this
         where this.id = ${deploy.id} and newer.environment = this.environment and newer.state = 'done'
+          and not newer.trial and not this.trial
           and (newer.created_at, newer.id) > (this.created_at, this.id)
       ) as overtaken
     `,
@@ -209,7 +213,7 @@ export function listCode(db: Queries, environment: string, limit: number): Promi
       from (
         select distinct on (code_version) code_version, commit, repo, ref, finished_at, created_at
         from deploy
-        where environment = ${environment} and state = 'done'
+        where environment = ${environment} and state = 'done' and not trial
         order by code_version, created_at desc
       ) last
       join code_version on code_version.id = last.code_version
@@ -219,4 +223,44 @@ export function listCode(db: Queries, environment: string, limit: number): Promi
     `,
     db,
   );
+}
+
+/** Keeps a trial's code version for this long, counted from now. */
+export async function insertTrial(
+  tx: Transaction,
+  environment: string,
+  codeVersion: string,
+  keptMs: number,
+): Promise<void> {
+  await sql`
+    insert into trial (environment, code_version, expires_at)
+    values (${environment}, ${codeVersion}, now() + ${keptMs}::bigint * interval '1 millisecond')
+    on conflict (environment, code_version) do update set expires_at = excluded.expires_at
+  `.execute(tx);
+}
+
+/** How many went. */
+export async function forgetTrials(db: Queries): Promise<number> {
+  return (await rows(sql`delete from trial where expires_at < now() returning 1`, db)).length;
+}
+
+/** Trials of an environment that are not made yet. */
+export async function countTrialsWaiting(db: Queries, environment: string): Promise<number> {
+  const found = await row(
+    sql<{ waiting: number }>`
+      select count(*)::int as waiting from deploy
+      where environment = ${environment} and trial and state in ('queued', 'running')
+    `,
+    db,
+  );
+  return found!.waiting;
+}
+
+/** Those of these deploys that still have to be made. */
+export async function selectDeploysOpen(db: Queries, ids: readonly string[]): Promise<string[]> {
+  const found = await rows(
+    sql<{ id: string }>`select id from deploy where id = any(${ids}::uuid[]) and state in ('queued', 'running')`,
+    db,
+  );
+  return found.map(({ id }) => id);
 }
