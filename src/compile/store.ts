@@ -14,7 +14,7 @@ export interface NodeInputs {
   facts: string;
   volatile_facts: string | null;
   trusted_extensions: Record<string, string>;
-  /** Code versions that somebody may want catalogs of: the environment's newest, and the one released to the node. */
+  /** Code versions that somebody may want catalogs of: the environment's newest, the one released to the node, and trials. */
   wanted: CodeVersionHash[];
   read_at: Date;
 }
@@ -25,7 +25,10 @@ export function readInputs(db: Queries, certname: Certname): Promise<NodeInputs 
     sql<NodeInputs>`
       select node.environment, fact_document.hash as facts_hash, fact_document.document as facts, node.volatile_facts,
         node.trusted_extensions, clock_timestamp() as read_at,
-        array(select wanted.code_version from (${wantedCompiles()}) as wanted where wanted.certname = node.certname) as wanted
+        array(
+          select wanted.code_version from (${wantedCompiles()}) as wanted where wanted.certname = node.certname
+          union select trial.code_version from trial where trial.environment = node.environment and trial.expires_at > now()
+        ) as wanted
       from node join fact_document on fact_document.hash = node.facts
       where node.certname = ${certname}
     `,

@@ -8,7 +8,7 @@
 import type { Logger } from 'pino';
 import { CallboardError } from '../model/errors.ts';
 import { type CodeVersionHash, parseEnvironmentName } from '../model/ids.ts';
-import { DEPLOY_TIME_MAX_MS } from '../model/limits.ts';
+import { DEPLOY_TIME_MAX_MS, TRIAL_TIME_MS } from '../model/limits.ts';
 import type { Database, Transaction } from '../postgres/database.ts';
 import { notify } from '../postgres/listen.ts';
 import type { JobHandlers } from '../postgres/queue.ts';
@@ -129,6 +129,11 @@ async function finish(
     const short = version.id.slice(0, 12);
     if (environment.code_version === version.id) {
       return { state: 'done', sentence: `Code version ${short}: the code is what it was` };
+    }
+    if (deploy.trial) {
+      await store.insertTrial(tx, deploy.environment, version.id, TRIAL_TIME_MS);
+      await deps.queueEnvironmentCompiles(tx, deploy.environment, version.id, `trial of code ${short}`);
+      return { state: 'done', sentence: `Code version ${short} is on trial: compiled, and never released` };
     }
     await store.setEnvironmentCode(tx, deploy.environment, version.id);
     await deps.queueEnvironmentCompiles(tx, deploy.environment, version.id, `code version ${short} deployed`);
