@@ -10,6 +10,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { Counter, Histogram } from 'prom-client';
+import { planRoutes } from './catalog/plan-routes.ts';
 import { catalogRoutes } from './catalog/routes.ts';
 import { catalogKeys } from './catalog/seal.ts';
 import { catalogStore } from './catalog/store.ts';
@@ -205,6 +206,14 @@ async function start(
     truthRoutes({ ...truth, applyPolicies: (environment) => applyPolicies(db, environment) }),
     compileRoutes({ db }),
     catalogRoutes({ db, readCatalog: catalogs.readCatalog, content }),
+    planRoutes({
+      db,
+      readCatalog: catalogs.readCatalog,
+      content,
+      listener,
+      logger,
+      compileWorkers: settings.compileWorkers,
+    }),
     contentRoutes({ store: content, mayRead: grants.mayRead }),
     collectionRoutes(collecting),
     releaseRoutes({ db, queue: { queueCompiles, queueEnvironmentCompiles } }),

@@ -3,10 +3,10 @@ import Type from 'typebox';
 import type { App, Routes } from '../http/app.ts';
 import type { Catalog } from '../model/catalog.ts';
 import { CallboardError } from '../model/errors.ts';
-import { type CatalogHash, type Certname, type ContentHash, parseCatalogHash, parseCertname } from '../model/ids.ts';
-import { DIFF_CONTENT_BYTES_MAX, DIFF_CONTENTS_MAX, DIFF_TEXT_BYTES_MAX } from '../model/limits.ts';
+import { type CatalogHash, type Certname, parseCatalogHash, parseCertname } from '../model/ids.ts';
 import type { Database } from '../postgres/database.ts';
-import { type Contents, diffCatalogs, differingContents } from './diff.ts';
+import { readContents, type StoredContent } from './contents.ts';
+import { diffCatalogs, differingContents } from './diff.ts';
 import { parseExactly } from './exact.ts';
 import { redactedCatalog } from './secrets.ts';
 import { type CatalogStore, nodeCatalogs, nodeCatalogsByPrefix } from './store.ts';
@@ -14,11 +14,7 @@ import { type CatalogStore, nodeCatalogs, nodeCatalogsByPrefix } from './store.t
 export interface CatalogRoutesDeps {
   db: Database;
   readCatalog: CatalogStore['readCatalog'];
-  /** The content store, as far as texts are compared. */
-  content: {
-    size(hash: ContentHash): Promise<number | undefined>;
-    read(hash: ContentHash): Promise<Buffer>;
-  };
+  content: StoredContent;
 }
 
 /** One side of a comparison: a catalog and the code version it came from. */
@@ -70,7 +66,7 @@ export function catalogRoutes({ db, readCatalog, content }: CatalogRoutesDeps): 
         const to = await side(certname, node, request.query.to);
         if (!to) throw new CallboardError('CATALOG_NOT_RELEASED', { certname });
         const [older, newer] = [from && (await read(from.catalog)), await read(to.catalog)];
-        const diff = diffCatalogs(older, newer, await readContents(differingContents(older, newer)));
+        const diff = diffCatalogs(older, newer, await readContents(content, differingContents(older, newer)));
         // Written here, so that numbers leave digit for digit as they stand in the catalogs.
         reply.header('content-type', 'application/json; charset=utf-8');
         return reply.send(JSON.stringify({ certname, environment: node.environment, from: from ?? null, to, ...diff }));
@@ -105,26 +101,5 @@ export function catalogRoutes({ db, readCatalog, content }: CatalogRoutesDeps): 
         reason: `More than one catalog of ${certname} begins with '${name}'`,
       });
     return { catalog: found[0]!.id, code_version: found[0]!.code_version };
-  }
-
-  /** Small content whole, of larger only the size; what is damaged or gone is told by its hash. */
-  async function readContents(hashes: ContentHash[]): Promise<Contents> {
-    const found = new Map<ContentHash, { size: number; bytes?: Buffer }>();
-    let left = DIFF_CONTENT_BYTES_MAX;
-    for (const hash of hashes.slice(0, DIFF_CONTENTS_MAX)) {
-      const size = await content.size(hash);
-      if (size === undefined) continue;
-      if (size > DIFF_TEXT_BYTES_MAX || size > left) {
-        found.set(hash, { size });
-        continue;
-      }
-      try {
-        found.set(hash, { size, bytes: await content.read(hash) });
-        left -= size;
-      } catch (error) {
-        if (!(error instanceof CallboardError)) throw error;
-      }
-    }
-    return found;
   }
 }

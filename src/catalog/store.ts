@@ -5,9 +5,11 @@
 import { sql } from 'kysely';
 import { type Catalog, checkedCatalogId } from '../model/catalog.ts';
 import { CallboardError } from '../model/errors.ts';
-import type { CatalogHash, Certname, ContentHash, EnvironmentName } from '../model/ids.ts';
+import type { CatalogHash, Certname, CodeVersionHash, ContentHash, EnvironmentName } from '../model/ids.ts';
 import { CATALOG_BYTES_MAX } from '../model/limits.ts';
 import { type Queries, row, rows, type Transaction } from '../postgres/database.ts';
+import type { Condition } from './conditions.ts';
+import type { CompileFailure } from './plan.ts';
 import { type CatalogKeys, openSealed, seal, unzipped } from './seal.ts';
 
 export interface NewCatalog {
@@ -154,6 +156,149 @@ export async function nodeCatalogsByPrefix(
       from catalog c
       where c.certname = ${certname} and starts_with(c.id, ${prefix})
       limit 2
+    `,
+    db,
+  );
+}
+
+/** Undefined where there is no such environment. */
+export async function environmentCode(
+  db: Queries,
+  environment: EnvironmentName,
+): Promise<{ code_version: CodeVersionHash | null } | undefined> {
+  return row(
+    sql<{ code_version: CodeVersionHash | null }>`select code_version from environment where name = ${environment}`,
+    db,
+  );
+}
+
+/** Where a code version came from, as its last deploy to the environment says. */
+export interface CodeOrigin {
+  code_version: CodeVersionHash;
+  commit: string | null;
+  ref: string;
+  trial: boolean;
+  deployed_at: Date;
+  requested_by: string;
+}
+
+/** Code versions of an environment, trials too, that begin with `prefix`; two at most. */
+export async function codeByPrefix(db: Queries, environment: EnvironmentName, prefix: string): Promise<CodeOrigin[]> {
+  return rows(
+    sql<CodeOrigin>`
+      select * from (
+        select distinct on (code_version) code_version, commit, ref, trial, finished_at as deployed_at, requested_by
+        from deploy
+        where environment = ${environment} and state = 'done' and starts_with(code_version, ${prefix})
+        order by code_version, trial, created_at desc
+      ) deployed
+      limit 2
+    `,
+    db,
+  );
+}
+
+/** Nodes of an environment that have facts and fit all conditions. */
+export async function nodesWhere(
+  db: Queries,
+  environment: EnvironmentName,
+  conditions: readonly Condition[],
+): Promise<Certname[]> {
+  const wanted = conditions.map((condition) => {
+    const holds =
+      condition.kind === 'certname'
+        ? sql`n.certname like ${condition.pattern}`
+        : sql`d.document::json #>> ${condition.path}::text[] is not distinct from ${condition.value}::text`;
+    return condition.isNot ? sql`not (${holds})` : holds;
+  });
+  const found = await rows(
+    sql<{ certname: Certname }>`
+      select n.certname from node n join fact_document d on d.hash = n.facts
+      where n.environment = ${environment} and ${sql.join(wanted, sql` and `)}
+      order by n.certname
+    `,
+    db,
+  );
+  return found.map(({ certname }) => certname);
+}
+
+/** The nodes that a plan is about: those named, or all of the environment that have facts. */
+export interface PlanScope {
+  environment: EnvironmentName;
+  codeVersion: CodeVersionHash;
+  certnames: readonly Certname[] | undefined;
+}
+
+function inScope({ environment, certnames }: PlanScope) {
+  const named = certnames ? sql`n.certname = any(${certnames}::text[])` : sql`true`;
+  return sql`n.environment = ${environment} and n.facts is not null and ${named}`;
+}
+
+export interface PlanProgress {
+  total: number;
+  done: number;
+  queued: number;
+  /** Which nodes the code version affects is still being found out. */
+  deciding: boolean;
+  /** How long recent compiles took; null where there were none. */
+  mean_seconds: number | null;
+}
+
+/** How far the compiles of a code version are. Jobs that nobody will try again do not count. */
+export async function planProgress(db: Queries, scope: PlanScope): Promise<PlanProgress> {
+  const { environment, codeVersion } = scope;
+  const found = await row(
+    sql<PlanProgress>`
+      with job as (
+        select key from graphile_worker._private_jobs
+        where key is not null and (is_available or locked_at is not null)
+      )
+      select count(*)::int as total,
+        count(*) filter (where k.certname is not null and job.key is null)::int as done,
+        count(job.key)::int as queued,
+        exists (select from job where key = ${`affected:${environment}:${codeVersion}`}) as deciding,
+        (
+          select avg(extract(epoch from finished_at - started_at))::float
+          from (select started_at, finished_at from compile order by finished_at desc limit 50) recent
+        ) as mean_seconds
+      from node n
+        left join compiled k on (k.certname, k.environment, k.code_version) = (n.certname, n.environment, ${codeVersion})
+        left join job on job.key = ${`compile:${environment}:${codeVersion}:`}::text || n.certname
+      where ${inScope(scope)}
+    `,
+    db,
+  );
+  return found!;
+}
+
+export interface PlanNode {
+  certname: Certname;
+  released: CatalogHash | null;
+  compiled: boolean;
+  /** Null where the compile failed. */
+  candidate: CatalogHash | null;
+  error: CompileFailure | null;
+  /** The candidate was made under an earlier code version, and holds under this one too. */
+  carried_over: boolean;
+  /** What a node does is the same under both. */
+  same: boolean;
+}
+
+/** One page of a plan's nodes, after `after` in the order of their names. */
+export async function planNodes(db: Queries, scope: PlanScope, after: string, limit: number): Promise<PlanNode[]> {
+  return rows(
+    sql<PlanNode>`
+      select n.certname, n.released_catalog as released, k.certname is not null as compiled, k.catalog as candidate, p.error,
+        p.code_version is distinct from ${scope.codeVersion} as carried_over,
+        coalesce(k.catalog = n.released_catalog or c.semantic = r.semantic, false) as same
+      from node n
+        left join compiled k on (k.certname, k.environment, k.code_version) = (n.certname, n.environment, ${scope.codeVersion})
+        left join compile p on p.id = k.compile
+        left join catalog c on c.id = k.catalog
+        left join catalog r on r.id = n.released_catalog
+      where ${inScope(scope)} and n.certname > ${after}
+      order by n.certname
+      limit ${limit}
     `,
     db,
   );

@@ -6,7 +6,7 @@ import { ApiClient, withConnection } from './client.ts';
 import pc from './colours.ts';
 import { ago, short, table } from './table.ts';
 
-interface Deploy {
+export interface Deploy {
   id: string;
   environment: string;
   repo: string;
@@ -90,7 +90,7 @@ export function codeCommand(): Command {
 }
 
 /** Polls a deploy until it ended, telling each new piece of its log. */
-async function follow(api: ApiClient, id: string, say: (text: string) => void): Promise<Deploy> {
+export async function follow(api: ApiClient, id: string, say: (text: string) => void): Promise<Deploy> {
   const deadline = Date.now() + FOLLOW_MS_MAX;
   let told = 0;
   for (;;) {

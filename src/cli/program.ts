@@ -27,7 +27,7 @@ export async function runProgram(argv: string[]): Promise<void> {
 
 /** In the order of the flow. Each file brings its own libraries, so only the one that is asked for is loaded with care. */
 async function commands(): Promise<Command[]> {
-  const [server, cert, operator, nodes, environment, code, release, diff, runs, watch, gc] = await Promise.all([
+  const [server, cert, operator, nodes, environment, code, release, diff, plan, runs, watch, gc] = await Promise.all([
     import('./server.ts'),
     import('./cert.ts'),
     import('./operator.ts'),
@@ -36,6 +36,7 @@ async function commands(): Promise<Command[]> {
     import('./code.ts'),
     import('./release.ts'),
     import('./diff.ts'),
+    import('./plan.ts'),
     import('./runs.ts'),
     import('./watch.ts'),
     import('./gc.ts'),
@@ -47,6 +48,7 @@ async function commands(): Promise<Command[]> {
     nodes.nodesCommand(),
     environment.environmentCommand(),
     code.codeCommand(),
+    plan.planCommand(),
     diff.diffCommand(),
     release.releaseCommand(),
     release.rollbackCommand(),
