@@ -10,6 +10,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { Counter, Histogram } from 'prom-client';
+import { explainRoutes } from './catalog/explain-routes.ts';
 import { planRoutes } from './catalog/plan-routes.ts';
 import { catalogRoutes } from './catalog/routes.ts';
 import { catalogKeys } from './catalog/seal.ts';
@@ -198,6 +199,7 @@ async function start(
   const ca = await openCa(state.path);
   stops.push(async () => ca.close());
   const names = [settings.serverName];
+  const reading = { db, readCatalog: catalogs.readCatalog, content };
   const rooms: Routes[] = [
     healthRoutes({ checks: { database: () => pool.query('select 1') } }),
     metricsRoutes(metrics),
@@ -205,15 +207,9 @@ async function start(
     factsRoutes({ db, queueCompiles }),
     truthRoutes({ ...truth, applyPolicies: (environment) => applyPolicies(db, environment) }),
     compileRoutes({ db }),
-    catalogRoutes({ db, readCatalog: catalogs.readCatalog, content }),
-    planRoutes({
-      db,
-      readCatalog: catalogs.readCatalog,
-      content,
-      listener,
-      logger,
-      compileWorkers: settings.compileWorkers,
-    }),
+    catalogRoutes(reading),
+    planRoutes({ ...reading, listener, logger, compileWorkers: settings.compileWorkers }),
+    explainRoutes(reading),
     contentRoutes({ store: content, mayRead: grants.mayRead }),
     collectionRoutes(collecting),
     releaseRoutes({ db, queue: { queueCompiles, queueEnvironmentCompiles } }),

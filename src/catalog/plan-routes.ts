@@ -13,9 +13,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import Type from 'typebox';
 import type { App, Routes } from '../http/app.ts';
-import type { Catalog } from '../model/catalog.ts';
 import { CallboardError } from '../model/errors.ts';
-import { type CatalogHash, type EnvironmentName, parseEnvironmentName } from '../model/ids.ts';
+import { type EnvironmentName, parseEnvironmentName } from '../model/ids.ts';
 import {
   PLAN_CONDITIONS_MAX,
   PLAN_LOOK_MIN_MS,
@@ -28,12 +27,9 @@ import {
 import type { Database } from '../postgres/database.ts';
 import type { Listener } from '../postgres/listen.ts';
 import { parseConditions } from './conditions.ts';
-import { readContents, type StoredContent } from './contents.ts';
-import { differingContents } from './diff.ts';
-import { parseExactly } from './exact.ts';
 import { changeOf, Plan } from './plan.ts';
+import { type CatalogReading, readPair } from './reading.ts';
 import {
-  type CatalogStore,
   type CodeOrigin,
   codeByPrefix,
   environmentCode,
@@ -45,10 +41,7 @@ import {
   planProgress,
 } from './store.ts';
 
-export interface PlanRoutesDeps {
-  db: Database;
-  readCatalog: CatalogStore['readCatalog'];
-  content: StoredContent;
+export interface PlanRoutesDeps extends CatalogReading {
   listener: Pick<Listener, 'on' | 'onGap'>;
   logger: Logger;
   /** Compiles that run at once: what the time left is reckoned with. */
@@ -220,8 +213,7 @@ async function compareNode(deps: PlanRoutesDeps, wish: Wish, plan: Plan, node: P
   if (!candidate) return plan.fail(certname, failureOf(node));
   if (node.same) return nothing();
   try {
-    const [older, newer] = [released ? await read(deps, released) : undefined, await read(deps, candidate)];
-    const contents = await readContents(deps.content, differingContents(older, newer));
+    const { older, newer, contents } = await readPair(deps, released, candidate);
     const change = changeOf(older, newer, contents, { edges: wish.edges });
     if (change) plan.change(certname, change);
     else nothing();
@@ -235,10 +227,6 @@ async function compareNode(deps: PlanRoutesDeps, wish: Wish, plan: Plan, node: P
 
 function failureOf({ error }: PlanNode) {
   return { message: error?.message ?? 'The compile failed', file: error?.file ?? null, line: error?.line ?? null };
-}
-
-async function read(deps: PlanRoutesDeps, id: CatalogHash): Promise<Catalog> {
-  return parseExactly<Catalog>(await deps.readCatalog(deps.db, id));
 }
 
 /** Whoever waits for the next ring is woken by it. */

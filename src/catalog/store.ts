@@ -113,11 +113,11 @@ async function sealedDocument(db: Queries, id: CatalogHash): Promise<Buffer | un
 
 /** What a node's catalogs are compared by. */
 export interface NodeCatalogs {
-  environment: string;
+  environment: EnvironmentName;
   released_catalog: CatalogHash | null;
-  released_code_version: string | null;
+  released_code_version: CodeVersionHash | null;
   /** The environment's newest, and whether the node was compiled under it; the catalog is null where that failed. */
-  newest_code_version: string | null;
+  newest_code_version: CodeVersionHash | null;
   compiled: boolean;
   candidate: CatalogHash | null;
   error: string | null;
@@ -144,7 +144,7 @@ export async function nodeCatalogsByPrefix(
   db: Queries,
   certname: Certname,
   prefix: string,
-): Promise<{ id: CatalogHash; code_version: string | null }[]> {
+): Promise<{ id: CatalogHash; code_version: CodeVersionHash | null }[]> {
   return rows(
     sql`
       select c.id, (
@@ -298,6 +298,163 @@ export async function planNodes(db: Queries, scope: PlanScope, after: string, li
         left join catalog r on r.id = n.released_catalog
       where ${inScope(scope)} and n.certname > ${after}
       order by n.certname
+      limit ${limit}
+    `,
+    db,
+  );
+}
+
+/** Catalogs of all nodes that begin with `prefix`, two at most. */
+export async function catalogsByPrefix(db: Queries, prefix: string): Promise<CatalogHash[]> {
+  // Digits sort before letters: `g` ends what begins with the prefix, and the index is of use.
+  const found = await rows(
+    sql<{ id: CatalogHash }>`
+      select id from catalog where id >= ${prefix} and id < ${`${prefix}g`} and starts_with(id, ${prefix}) limit 2
+    `,
+    db,
+  );
+  return found.map(({ id }) => id);
+}
+
+/** The compile that gave a node a catalog: the last one under the code version, else the last of all. */
+export interface CompileOrigin {
+  id: string;
+  code_version: CodeVersionHash;
+  trigger: string;
+  facts: string | null;
+  enc_hash: string | null;
+  finished_at: Date;
+  /** What it read is known. */
+  traced: boolean;
+  /** Paths of facts, trusted and server facts that were read; null where it is not known. */
+  data: (string | number)[][] | null;
+  outside: Record<string, string | null> | null;
+  volatile: { reason: string; file: string | null; line: number | null }[] | null;
+}
+
+/** Undefined where its compiles are forgotten. */
+export async function compileOf(
+  db: Queries,
+  certname: Certname,
+  catalog: CatalogHash,
+  codeVersion: CodeVersionHash | null,
+): Promise<CompileOrigin | undefined> {
+  return row(
+    sql<CompileOrigin>`
+      select p.id, p.code_version, p.trigger, p.facts, p.enc_hash, p.finished_at, p.read_set is not null as traced, s.data,
+        p.outside, p.volatile
+      from compile p
+        left join read_set s on s.id = p.read_set
+        left join compiled k on k.compile = p.id and k.code_version = ${codeVersion}
+      where p.certname = ${certname} and p.catalog = ${catalog}
+      order by k.compile is not null desc, p.finished_at desc
+      limit 1
+    `,
+    db,
+  );
+}
+
+/** What a compile read of its code version, as the texts that name it. */
+export async function compileInputs(db: Queries, compile: string): Promise<string[]> {
+  const found = await rows(
+    sql<{ input: string }>`
+      select distinct unnest(part.inputs) as input
+      from compile p join read_set_part of on of.read_set = p.read_set join read_part part on part.id = of.part
+      where p.id = ${compile}
+      order by input
+    `,
+    db,
+  );
+  return found.map(({ input }) => input);
+}
+
+export async function factDocument(db: Queries, hash: string): Promise<string | undefined> {
+  return (await row(sql<{ document: string }>`select document from fact_document where hash = ${hash}`, db))?.document;
+}
+
+export interface PastCatalog {
+  id: number;
+  moved_at: Date;
+  cause: string;
+  requested_by: string | null;
+  catalog: CatalogHash;
+  code_version: CodeVersionHash;
+  commit: string | null;
+  /** Why the catalog was compiled; null where the compile is forgotten. */
+  trigger: string | null;
+  previous_catalog: CatalogHash | null;
+}
+
+/** The catalogs that a node was given, the last first, those before the move `before`. */
+export async function pastCatalogs(
+  db: Queries,
+  certname: Certname,
+  page: { before: number | undefined; limit: number },
+): Promise<PastCatalog[]> {
+  return rows(
+    sql<PastCatalog>`
+      select m.id, m.moved_at, m.cause, r.requested_by, m.catalog, m.code_version, d.commit, p.trigger, m.previous_catalog
+      from pointer_move m
+        left join release r on r.id = m.release
+        left join lateral (
+          select commit from deploy
+          where code_version = m.code_version and state = 'done' and created_at <= m.moved_at
+            and environment = (select environment from catalog where id = m.catalog)
+          order by created_at desc
+          limit 1
+        ) d on true
+        left join lateral (
+          select trigger from compile
+          where certname = m.certname and catalog = m.catalog and finished_at <= m.moved_at
+          order by finished_at desc
+          limit 1
+        ) p on true
+      where m.certname = ${certname} and ${page.before === undefined ? sql`true` : sql`m.id < ${page.before}`}
+      order by m.id desc
+      limit ${page.limit}
+    `,
+    db,
+  );
+}
+
+export interface DeployedCatalog {
+  code_version: CodeVersionHash;
+  commit: string | null;
+  ref: string;
+  deployed_at: Date;
+  requested_by: string;
+  /** The node's last catalog under it that is still kept. */
+  catalog: CatalogHash | null;
+  facts: string | null;
+}
+
+/** Deploys of an environment whose code is kept, the last first, each with a node's catalog under its code. */
+export async function deployedCatalogs(
+  db: Queries,
+  environment: EnvironmentName,
+  certname: Certname,
+  limit: number,
+): Promise<DeployedCatalog[]> {
+  return rows(
+    sql<DeployedCatalog>`
+      select d.code_version, d.commit, d.ref, d.finished_at as deployed_at, d.requested_by, last.catalog, last.facts
+      from deploy d
+        left join lateral (
+          select c.id as catalog, p.facts
+          from (
+            select k.compile as id, k.catalog, null::timestamptz as finished_at from compiled k
+            where (k.certname, k.environment, k.code_version) = (${certname}, d.environment, d.code_version)
+            union all
+            select id, catalog, finished_at from compile
+            where (certname, environment, code_version) = (${certname}, d.environment, d.code_version)
+          ) made
+            join catalog c on c.id = made.catalog
+            join compile p on p.id = made.id
+          order by made.finished_at desc nulls first
+          limit 1
+        ) last on true
+      where d.environment = ${environment} and d.state = 'done' and not d.trial and d.code_version is not null
+      order by d.created_at desc
       limit ${limit}
     `,
     db,

@@ -27,7 +27,24 @@ export async function runProgram(argv: string[]): Promise<void> {
 
 /** In the order of the flow. Each file brings its own libraries, so only the one that is asked for is loaded with care. */
 async function commands(): Promise<Command[]> {
-  const [server, cert, operator, nodes, environment, code, release, diff, plan, runs, watch, gc] = await Promise.all([
+  const [
+    server,
+    cert,
+    operator,
+    nodes,
+    environment,
+    code,
+    release,
+    diff,
+    plan,
+    explain,
+    history,
+    bisect,
+    catalog,
+    runs,
+    watch,
+    gc,
+  ] = await Promise.all([
     import('./server.ts'),
     import('./cert.ts'),
     import('./operator.ts'),
@@ -37,6 +54,10 @@ async function commands(): Promise<Command[]> {
     import('./release.ts'),
     import('./diff.ts'),
     import('./plan.ts'),
+    import('./explain.ts'),
+    import('./history.ts'),
+    import('./bisect.ts'),
+    import('./catalog.ts'),
     import('./runs.ts'),
     import('./watch.ts'),
     import('./gc.ts'),
@@ -54,6 +75,10 @@ async function commands(): Promise<Command[]> {
     release.rollbackCommand(),
     release.pinCommand(),
     release.unpinCommand(),
+    explain.explainCommand(),
+    history.historyCommand(),
+    bisect.bisectCommand(),
+    catalog.catalogCommand(),
     runs.runCommand(),
     watch.watchCommand(),
     gc.gcCommand(),
