@@ -203,27 +203,38 @@ function withoutNode(message: string, certname: string, other: string): string {
     .replace(new RegExp(`( for ${name})(?![\\w-]|\\.\\w)`, 'g'), other);
 }
 
-/** How many things a headline names. */
-const HEADLINE_PARTS_MAX = 4;
+/** How many changed and how many refreshed resources a headline names. */
+const HEADLINE_CHANGED_MAX = 3;
+const HEADLINE_REFRESHED_MAX = 2;
 
-/** A change in one line, the resources that a node applies before the classes and defined types they stand in. */
+/** A change in one line: what a node applies, what that refreshes, and then the classes and defined types around it. */
 export function headlineOf(change: Change): string {
   if (change.is_new) return `new node: ${plural(change.counts.added, 'resource')}`;
-  const isOuter = (name: string): boolean => /^(Class|Stage|Node)\[/.test(name);
-  const inner = change.resources.filter((each) => !isOuter(each.resource));
-  const outer = change.resources.filter((each) => isOuter(each.resource));
-  const told = [...inner, ...outer].filter((each) => !isTagsOnly(each));
-  const parts = told.map(resourceInWords);
-  for (const { resource, because } of change.refreshed)
-    parts.push(`${resource} refreshed because of ${because === told.at(-1)?.resource ? 'it' : because}`);
+  const told = change.resources.filter((each) => !isTagsOnly(each));
+  // Only defined types have `::` in their names.
+  const isOuter = (name: string): boolean => /^(Class|Stage|Node)\[|^[^[]*::/.test(name);
+  const inner = told.filter((each) => !isOuter(each.resource)).map((each) => each.resource);
+  const last = inner[HEADLINE_CHANGED_MAX - 1] ?? inner.at(-1);
+  const changed = told
+    .toSorted((a, b) => Number(isOuter(a.resource)) - Number(isOuter(b.resource)))
+    .map(resourceInWords);
+  const refreshed = change.refreshed.map(
+    ({ resource, because }) => `${resource} refreshed because of ${because === last ? 'it' : because}`,
+  );
   const onlyTags = change.resources.length - told.length;
+  const parts = [
+    ...changed.splice(0, Math.min(inner.length, HEADLINE_CHANGED_MAX)),
+    ...refreshed.splice(0, HEADLINE_REFRESHED_MAX),
+  ];
+  parts.push(...changed.splice(0, Math.max(0, HEADLINE_CHANGED_MAX - parts.length)));
+  const left = changed.length + refreshed.length;
+  if (left > 0) parts.push(`and ${left} more`);
   if (onlyTags > 0) parts.push(`tags of ${plural(onlyTags, 'resource')}`);
-  if (parts.length === 0 && change.order_changed) parts.push('resources in another order');
-  if (parts.length === 0 && change.edges_changed) parts.push('edges');
-  if (parts.length === 0 && change.classes) parts.push('classes');
-  if (parts.length === 0) parts.push(change.other.length > 0 ? change.other.join(', ') : 'tags');
-  const shown = parts.slice(0, HEADLINE_PARTS_MAX);
-  return [...shown, ...(parts.length > shown.length ? [`and ${parts.length - shown.length} more`] : [])].join(', ');
+  if (parts.length > 0) return parts.join(', ');
+  if (change.order_changed) return 'resources in another order';
+  if (change.edges_changed) return 'edges';
+  if (change.classes) return 'classes';
+  return change.other.length > 0 ? change.other.join(', ') : 'tags';
 }
 
 function isTagsOnly(each: Change['resources'][number]): boolean {

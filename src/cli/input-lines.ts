@@ -10,9 +10,8 @@ export interface Why {
 
 const INPUTS_MAX = 15;
 
+/** Those of the modules and classes in question come first, as the server puts them. */
 export function inputLines({ traced, facts_changed, inputs }: Why): string[] {
-  const near = inputs.filter((each) => each.near);
-  const told = near.length > 0 ? near : inputs;
   const lines = [
     '',
     pc.bold(
@@ -20,12 +19,13 @@ export function inputLines({ traced, facts_changed, inputs }: Why): string[] {
         ? 'What was read and is different'
         : 'What is different in the code (what the compiles read of it was not recorded)',
     ),
-    ...told.slice(0, INPUTS_MAX).map(({ input, change }) => `  ${change.padEnd(8)} ${input.replace('\t', ' ')}`),
+    ...inputs.slice(0, INPUTS_MAX).map(({ input, change, near }) => {
+      const line = `  ${change.padEnd(8)} ${input.replace('\t', ' ')}`;
+      return near ? line : pc.dim(line);
+    }),
   ];
-  if (told.length > INPUTS_MAX) lines.push(`  and ${told.length - INPUTS_MAX} more`);
-  if (near.length > 0 && near.length < inputs.length)
-    lines.push(pc.dim(`  and ${inputs.length - near.length} that have nothing of its modules and classes: see --json`));
-  if (told.length === 0) lines.push('  nothing');
+  if (inputs.length > INPUTS_MAX) lines.push(`  and ${inputs.length - INPUTS_MAX} more: see --json`);
+  if (inputs.length === 0) lines.push('  nothing');
   if (facts_changed && !traced) lines.push('  the facts are different, too');
   return lines;
 }

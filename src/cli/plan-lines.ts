@@ -149,7 +149,9 @@ export function changeText(change: Change, isNew = false): ReturnType<typeof cha
   const isTagsOnly = ({ change: kind, tags, contents, parameters, other }: ResourceChange): boolean =>
     kind === 'changed' && tags !== undefined && contents.length + parameters.length + other.length === 0;
   const tagsOnly = change.resources.filter(isTagsOnly);
-  const told = change.resources.filter((each) => !isTagsOnly(each));
+  // The classes of a new node are listed by their names.
+  const isScaffold = ({ resource }: ResourceChange): boolean => isNew && /^(Class|Stage|Node)\[/.test(resource);
+  const told = change.resources.filter((each) => !isTagsOnly(each) && !isScaffold(each));
   const lines = isNew
     ? told.slice(0, NEW_RESOURCES_MAX).map((each) => changeLines(each)[0]!)
     : told.flatMap(changeLines);

@@ -59,9 +59,7 @@ test('a headline names few things, the classes last', () => {
       resource('Class[A]', { mode }),
       ...['a', 'b', 'c', 'd', 'e'].map((each) => resource(`File[/${each}]`, { mode })),
     ]);
-  expect(headlineOf(change(of('1'), of('2'))!)).toBe(
-    'File[/a] mode, File[/b] mode, File[/c] mode, File[/d] mode, and 2 more',
-  );
+  expect(headlineOf(change(of('1'), of('2'))!)).toBe('File[/a] mode, File[/b] mode, File[/c] mode, and 3 more');
   const tags = (tag: string) => catalog([resource('File[/a]', {}, { tags: [tag] })]);
   expect(headlineOf(change(tags('a'), tags('b'))!)).toBe('tags of 1 resource');
   const ordered = (...names: string[]) => catalog(names.map((name) => resource(name)));
