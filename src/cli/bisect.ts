@@ -52,7 +52,7 @@ function describe(certname: string, found: Bisection): string {
     lines.push(`It came with one of these commits: git log ${short(before.commit)}..${short(since.commit)}`);
   if (unknown.length > 0)
     lines.push(
-      `${unknown.length} deploys in between have no kept catalog of this node: ${unknown.map((each) => short(each.code_version)).join(', ')}`,
+      `${unknown.length} ${unknown.length === 1 ? 'deploy in between has' : 'deploys in between have'} no kept catalog of this node: ${unknown.map((each) => short(each.code_version)).join(', ')}`,
     );
   if (change) lines.push('', ...resourceLines(change));
   return [...lines, ...inputLines(found)].join('\n');

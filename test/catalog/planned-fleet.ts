@@ -88,7 +88,7 @@ export async function plannedFleet(): Promise<PlannedFleet> {
           union all
           select 1 from graphile_worker._private_jobs where key like 'compile:%' and (is_available or locked_at is not null)`);
         return rows.length === 0;
-      }, 60_000);
+      }, 150_000);
     },
     callboard: (...args) =>
       callboard(args, {

@@ -131,6 +131,12 @@ test('a working tree is planned as it is, and neither it nor the environment not
   const trial = /code ([0-9a-f]{10})/.exec(stdout)![1]!;
   const released = await fleet.callboard('release', 'production', '--all', '--code', trial);
   expect(released.stderr).toContain('CODE_VERSION_NOT_FOUND');
+  const { rows: made } = await fleet.pool.query(
+    `select catalog from compiled where starts_with(code_version, $1) and certname = 'db1.example'`,
+    [trial],
+  );
+  const pinned = await fleet.callboard('pin', 'db1.example', made[0].catalog);
+  expect(pinned.stderr).toContain('CATALOG_NOT_FOUND');
   const again = await fleet.callboard('plan', 'production', '--code', trial);
   expect(again.stdout).toBe(stdout);
 

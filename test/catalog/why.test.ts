@@ -127,7 +127,7 @@ test('bisect names the deploy, and the commits between it and the one before', a
   await fleet.pool.query("delete from compile where certname = 'web1.example' and code_version = $1", [codes[1]]);
   const gap = await fleet.callboard('bisect', 'web1.example', 'File[/etc/web.conf]');
   expect(gap.stdout).toContain(`git log ${commits[0]!.slice(0, 10)}..${commits[2]!.slice(0, 10)}`);
-  expect(gap.stdout).toContain(`1 deploys in between have no kept catalog of this node: ${codes[1]!.slice(0, 10)}`);
+  expect(gap.stdout).toContain(`1 deploy in between has no kept catalog of this node: ${codes[1]!.slice(0, 10)}`);
   expect((await fleet.callboard('bisect', 'web1.example', 'File[/nowhere]')).stderr).toContain('RESOURCE_NOT_FOUND');
 
   await step({ 'modules/web/manifests/init.pp': WEB.replace(/ {2}file \{ '\/etc\/web.key'.*\n/, '') });
