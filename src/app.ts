@@ -11,6 +11,8 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { Counter, Histogram } from 'prom-client';
+import { explainRoutes } from './catalog/explain-routes.ts';
+import { planRoutes } from './catalog/plan-routes.ts';
 import { catalogRoutes } from './catalog/routes.ts';
 import { type CatalogKeys, catalogKeys, openSealed, seal, unzipped } from './catalog/seal.ts';
 import { catalogStore } from './catalog/store.ts';
@@ -60,6 +62,7 @@ import { truthRoutes } from './truth/routes.ts';
 import { sourceRoutes } from './truth/source-routes.ts';
 import { appendDeployLog } from './truth/store.ts';
 import { queueDueSyncs } from './truth/sync.ts';
+import { trialJobs } from './truth/trials.ts';
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
@@ -141,7 +144,7 @@ async function start(
   };
 
   const jobs: JobHandlers = {};
-  if (has('truth')) Object.assign(jobs, truthJobs(truth));
+  if (has('truth')) Object.assign(jobs, truthJobs(truth), trialJobs(truth));
   if (has('compile')) {
     Object.assign(jobs, classificationJobs({ db, logger, askEnc }));
     const compilers = new CompilePool({
@@ -232,6 +235,7 @@ async function start(
   if (has('report')) stops.push(repeat(HOUR_MS, () => enqueue(db, 'housekeeping', {}, KEPT_UP), logger));
   if (has('compile'))
     stops.push(repeat(MINUTE_MS, () => enqueue(db, 'recompile', {}, { ...KEPT_UP, key: 'recompile' }), logger));
+  if (has('truth')) stops.push(repeat(HOUR_MS, () => enqueue(db, 'trials', {}, { ...KEPT_UP, key: 'trials' }), logger));
   if (has('content'))
     stops.push(repeat(DAY_MS, () => enqueue(db, 'collect', {}, { ...KEPT_UP, key: 'collect' }), logger));
 
@@ -244,6 +248,7 @@ async function start(
   const ca = await openCa(state.path);
   stops.push(async () => ca.close());
   const names = [settings.serverName];
+  const reading = { db, readCatalog: catalogs.readCatalog, content };
   const rooms: Routes[] = [
     healthRoutes({ checks: { database: () => pool.query('select 1') } }),
     metricsRoutes(metrics),
@@ -254,7 +259,9 @@ async function start(
     sourceRoutes(truth),
     hookRoutes(truth),
     classificationRoutes({ db }),
-    catalogRoutes({ db, readCatalog: catalogs.readCatalog, content }),
+    catalogRoutes(reading),
+    planRoutes({ ...reading, listener, logger, compileWorkers: settings.compileWorkers }),
+    explainRoutes(reading),
     contentRoutes({ store: content, mayRead: grants.mayRead }),
     collectionRoutes(collecting),
     releaseRoutes({ db, queue: { queueCompiles, queueEnvironmentCompiles } }),

@@ -1,51 +1,35 @@
 /** What people see of catalogs: one, and what is different between two of a node. */
 import Type from 'typebox';
 import type { App, Routes } from '../http/app.ts';
-import type { Catalog } from '../model/catalog.ts';
 import { CallboardError } from '../model/errors.ts';
-import { type CatalogHash, type Certname, type ContentHash, parseCatalogHash, parseCertname } from '../model/ids.ts';
-import { DIFF_CONTENT_BYTES_MAX, DIFF_CONTENTS_MAX, DIFF_TEXT_BYTES_MAX } from '../model/limits.ts';
-import type { Database } from '../postgres/database.ts';
-import { type Contents, diffCatalogs, differingContents } from './diff.ts';
-import { parseExactly } from './exact.ts';
+import { type CatalogHash, parseCatalogHash, parseCertname } from '../model/ids.ts';
+import { diffCatalogs } from './diff.ts';
+import { type CatalogReading, readPair } from './reading.ts';
 import { redactedCatalog } from './secrets.ts';
-import { type CatalogStore, nodeCatalogs, nodeCatalogsByPrefix } from './store.ts';
+import { knownNode, SIDE, sideOf } from './sides.ts';
+import { catalogsByPrefix } from './store.ts';
 
-export interface CatalogRoutesDeps {
-  db: Database;
-  readCatalog: CatalogStore['readCatalog'];
-  /** The content store, as far as texts are compared. */
-  content: {
-    size(hash: ContentHash): Promise<number | undefined>;
-    read(hash: ContentHash): Promise<Buffer>;
-  };
-}
-
-/** One side of a comparison: a catalog and the code version it came from. */
-interface Side {
-  catalog: CatalogHash;
-  code_version: string | null;
-}
-
-const SIDE = '^(released|candidate|none|[0-9a-f]{4,64})$';
-
-export function catalogRoutes({ db, readCatalog, content }: CatalogRoutesDeps): Routes {
+export function catalogRoutes(deps: CatalogReading): Routes {
+  const { db, readCatalog } = deps;
   return (app: App) => {
     app.get(
       '/api/v1/catalogs/:id',
       {
         config: { access: 'viewer' },
         schema: {
-          summary: 'A catalog; an admin sees its Sensitive values, others do not',
+          summary: 'A catalog by its id or the first digits of it; an admin sees its Sensitive values, others do not',
           params: Type.Object({ id: Type.String({ maxLength: 64 }) }),
+          querystring: Type.Object({
+            redacted: Type.Boolean({ default: false, description: 'Without its Sensitive values, for an admin too' }),
+          }),
         },
       },
       async (request, reply) => {
         const { identity } = request;
-        const document = await readCatalog(db, parseCatalogHash(request.params.id));
+        const document = await readCatalog(db, await idOf(request.params.id));
         const isAdmin = identity.kind === 'operator' && identity.role === 'admin';
         reply.header('content-type', 'application/json; charset=utf-8');
-        return reply.send(isAdmin ? document : redactedCatalog(document));
+        return reply.send(isAdmin && !request.query.redacted ? document : redactedCatalog(document));
       },
     );
 
@@ -64,13 +48,12 @@ export function catalogRoutes({ db, readCatalog, content }: CatalogRoutesDeps): 
       },
       async (request, reply) => {
         const certname = parseCertname(request.params.certname);
-        const node = await nodeCatalogs(db, certname);
-        if (!node) throw new CallboardError('NODE_NOT_FOUND', { certname });
-        const from = await side(certname, node, request.query.from);
-        const to = await side(certname, node, request.query.to);
+        const node = await knownNode(db, certname);
+        const from = await sideOf(db, certname, node, request.query.from);
+        const to = await sideOf(db, certname, node, request.query.to);
         if (!to) throw new CallboardError('CATALOG_NOT_RELEASED', { certname });
-        const [older, newer] = [from && (await read(from.catalog)), await read(to.catalog)];
-        const diff = diffCatalogs(older, newer, await readContents(differingContents(older, newer)));
+        const { older, newer, contents } = await readPair(deps, from?.catalog, to.catalog);
+        const diff = diffCatalogs(older, newer, contents);
         // Written here, so that numbers leave digit for digit as they stand in the catalogs.
         reply.header('content-type', 'application/json; charset=utf-8');
         return reply.send(JSON.stringify({ certname, environment: node.environment, from: from ?? null, to, ...diff }));
@@ -78,53 +61,12 @@ export function catalogRoutes({ db, readCatalog, content }: CatalogRoutesDeps): 
     );
   };
 
-  async function read(id: CatalogHash): Promise<Catalog> {
-    return parseExactly<Catalog>(await readCatalog(db, id));
-  }
-
-  /** Undefined where a node has no such catalog, and the comparison is with nothing. */
-  async function side(
-    certname: Certname,
-    node: NonNullable<Awaited<ReturnType<typeof nodeCatalogs>>>,
-    name: string,
-  ): Promise<Side | undefined> {
-    if (name === 'none') return undefined;
-    if (name === 'released')
-      return node.released_catalog
-        ? { catalog: node.released_catalog, code_version: node.released_code_version }
-        : undefined;
-    if (name === 'candidate') {
-      if (!node.compiled) throw new CallboardError('CANDIDATE_MISSING', { certname, environment: node.environment });
-      if (!node.candidate) throw new CallboardError('COMPILE_FAILED', { reason: node.error ?? 'The compile failed' });
-      return { catalog: node.candidate, code_version: node.newest_code_version };
-    }
-    const found = await nodeCatalogsByPrefix(db, certname, name);
-    if (found.length === 0) throw new CallboardError('CATALOG_NOT_FOUND', { catalog: name });
+  async function idOf(text: string): Promise<CatalogHash> {
+    if (!/^[0-9a-f]{4,63}$/.test(text)) return parseCatalogHash(text);
+    const found = await catalogsByPrefix(db, text);
+    if (found.length === 0) throw new CallboardError('CATALOG_NOT_FOUND', { catalog: text });
     if (found.length > 1)
-      throw new CallboardError('REQUEST_INVALID', {
-        reason: `More than one catalog of ${certname} begins with '${name}'`,
-      });
-    return { catalog: found[0]!.id, code_version: found[0]!.code_version };
-  }
-
-  /** Small content whole, of larger only the size; what is damaged or gone is told by its hash. */
-  async function readContents(hashes: ContentHash[]): Promise<Contents> {
-    const found = new Map<ContentHash, { size: number; bytes?: Buffer }>();
-    let left = DIFF_CONTENT_BYTES_MAX;
-    for (const hash of hashes.slice(0, DIFF_CONTENTS_MAX)) {
-      const size = await content.size(hash);
-      if (size === undefined) continue;
-      if (size > DIFF_TEXT_BYTES_MAX || size > left) {
-        found.set(hash, { size });
-        continue;
-      }
-      try {
-        found.set(hash, { size, bytes: await content.read(hash) });
-        left -= size;
-      } catch (error) {
-        if (!(error instanceof CallboardError)) throw error;
-      }
-    }
-    return found;
+      throw new CallboardError('REQUEST_INVALID', { reason: `More than one catalog begins with '${text}'` });
+    return found[0]!;
   }
 }

@@ -14,7 +14,8 @@ export function redactedCatalog(document: Buffer): string {
   return JSON.stringify({ ...catalog, resources: catalog.resources.map(redactedResource) });
 }
 
-function redactedResource(resource: CatalogResource): CatalogResource {
+/** One resource without its secrets. */
+export function redactedResource(resource: CatalogResource): CatalogResource {
   if (!resource.parameters) return resource;
   const entries = Object.entries(resource.parameters).map(
     ([name, value]) => [name, isSensitive(resource, name) ? REDACTED : redactedValue(value)] as const,

@@ -3,7 +3,7 @@
  * are and which CA to believe comes from flags, then CALLBOARD_SERVER, CALLBOARD_TOKEN and CALLBOARD_CA, then the
  * configuration file that `callboard operator token create --save` writes.
  */
-import { readFileSync } from 'node:fs';
+import { openAsBlob, readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import type { Command } from 'commander';
@@ -104,6 +104,30 @@ export class ApiClient {
     }
   }
 
+  /** The lines of a stream of JSON lines, as text, as they come. */
+  async *lines(path: string): AsyncGenerator<string> {
+    const response = await this.#send('GET', path);
+    const decoder = new TextDecoder();
+    let waiting = '';
+    try {
+      for await (const chunk of response.body!) {
+        waiting += decoder.decode(chunk, { stream: true });
+        const lines = waiting.split('\n');
+        waiting = lines.pop()!;
+        yield* lines.filter((line) => line !== '');
+      }
+    } catch (error) {
+      const url = this.#connection.server + path;
+      throw new CallboardError('SERVER_UNREACHABLE', { url, reason: 'the answer broke off' }, { cause: error });
+    }
+    if (waiting !== '') yield waiting;
+  }
+
+  /** Sends a file's bytes as they are. */
+  async upload<Answer>(path: string, file: string): Promise<Answer> {
+    return (await this.#send('POST', path, await openAsBlob(file))).json() as Promise<Answer>;
+  }
+
   close(): Promise<void> {
     return this.#agent.destroy();
   }
@@ -113,7 +137,9 @@ export class ApiClient {
     return (response.status === 204 ? undefined : await response.json()) as Answer;
   }
 
+  /** A body is sent as JSON, unless it is bytes. */
   async #send(method: string, path: string, body?: unknown, signal?: AbortSignal) {
+    const isBytes = body instanceof Blob;
     const url = this.#connection.server + path;
     let response: Awaited<ReturnType<typeof fetch>>;
     try {
@@ -121,9 +147,9 @@ export class ApiClient {
         method,
         headers: {
           authorization: `Bearer ${this.#connection.token}`,
-          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+          ...(body === undefined ? {} : { 'content-type': isBytes ? 'application/octet-stream' : 'application/json' }),
         },
-        body: body === undefined ? null : JSON.stringify(body),
+        body: body === undefined ? null : isBytes ? body : JSON.stringify(body),
         dispatcher: this.#agent,
         ...(signal ? { signal } : {}),
       });

@@ -7,7 +7,7 @@ import { sourceCommand, syncCommand } from './code-source.ts';
 import pc from './colours.ts';
 import { ago, short, table } from './table.ts';
 
-interface Deploy {
+export interface Deploy {
   id: string;
   environment: string;
   repo: string;
@@ -148,7 +148,7 @@ async function deploysOf(api: ApiClient, environment: string, limit: number): Pr
 }
 
 /** Reads a deploy's log until it ended, telling each new piece of it. */
-async function follow(api: ApiClient, id: string, say: (text: string) => void): Promise<Deploy> {
+export async function follow(api: ApiClient, id: string, say: (text: string) => void): Promise<Deploy> {
   const deadline = Date.now() + FOLLOW_MS_MAX;
   const path = `/api/v1/deploys/${encodeURIComponent(id)}`;
   let from = 0;

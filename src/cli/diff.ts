@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { type ResourceChange, resourceLines } from './change-lines.ts';
 import { ApiClient, withConnection } from './client.ts';
 import pc from './colours.ts';
 import { short } from './table.ts';
@@ -6,40 +7,6 @@ import { short } from './table.ts';
 interface Side {
   catalog: string;
   code_version: string | null;
-}
-
-interface ParameterChange {
-  name: string;
-  change: 'added' | 'removed' | 'changed';
-  sensitive: boolean;
-  from?: unknown;
-  to?: unknown;
-  diff?: string;
-}
-
-interface ContentSide {
-  kind: string;
-  size?: number;
-  hash?: string;
-  target?: string;
-}
-
-interface ContentChange {
-  path: string;
-  change: 'added' | 'removed' | 'changed';
-  from?: ContentSide;
-  to?: ContentSide;
-  diff?: string;
-}
-
-interface ResourceChange {
-  resource: string;
-  change: 'added' | 'removed' | 'changed';
-  position_only: boolean;
-  parameters: ParameterChange[];
-  contents: ContentChange[];
-  tags?: { added: string[]; removed: string[] };
-  other: string[];
 }
 
 interface Diff {
@@ -54,9 +21,6 @@ interface Diff {
   edges?: { added: string[]; removed: string[]; reordered: boolean };
   order_changed: boolean;
 }
-
-const MARK = { added: '+', removed: '-', changed: '~' } as const;
-const COLOUR = { added: pc.green, removed: pc.red, changed: pc.yellow } as const;
 
 export function diffCommand(): Command {
   return withConnection(new Command('diff'))
@@ -91,59 +55,11 @@ function describe(diff: Diff, edges: boolean): string {
       ? pc.green('nothing differs')
       : `${added} added, ${removed} removed, ${changed} changed${moved ? `, ${moved} only moved in the manifests` : ''}`,
   ];
-  for (const each of diff.resources) if (!each.position_only) lines.push(...resource(each));
+  for (const each of diff.resources) if (!each.position_only) lines.push('', ...resourceLines(each));
   if (diff.order_changed) lines.push('resources are applied in another order');
   if (edges && diff.edges) {
     for (const edge of diff.edges.added) lines.push(pc.green(`+ edge ${edge}`));
     for (const edge of diff.edges.removed) lines.push(pc.red(`- edge ${edge}`));
   }
   return lines.join('\n');
-}
-
-function resource(each: ResourceChange): string[] {
-  const lines = ['', COLOUR[each.change](`${MARK[each.change]} ${each.resource}`)];
-  for (const parameter of each.parameters) lines.push(...parameterLines(parameter));
-  for (const content of each.contents) lines.push(...contentLines(content));
-  if (each.tags)
-    lines.push(
-      `    tags: ${[...each.tags.added.map((tag) => `+${tag}`), ...each.tags.removed.map((tag) => `-${tag}`)].join(' ')}`,
-    );
-  for (const other of each.other) lines.push(`    ${other} differs`);
-  return lines;
-}
-
-function parameterLines(parameter: ParameterChange): string[] {
-  const { name, change } = parameter;
-  if (parameter.diff) return [`    ${name}:`, ...unified(parameter.diff)];
-  const value = (of: unknown): string => (of === undefined && parameter.sensitive ? '[sensitive]' : JSON.stringify(of));
-  if (change === 'added') return [pc.green(`    ${name} => ${value(parameter.to)}`)];
-  if (change === 'removed') return [pc.red(`    ${name} => ${value(parameter.from)}`)];
-  return [`    ${name}: ${pc.red(value(parameter.from))} → ${pc.green(value(parameter.to))}`];
-}
-
-function contentLines(content: ContentChange): string[] {
-  if (content.diff) return [`    content of ${content.path}:`, ...unified(content.diff)];
-  const side = (of: ContentSide | undefined): string =>
-    of === undefined
-      ? 'absent'
-      : of.kind === 'link'
-        ? `link to ${of.target}`
-        : of.kind === 'sensitive'
-          ? '[sensitive]'
-          : [of.kind, of.size === undefined ? '' : `${of.size} bytes`, of.hash ? short(of.hash) : '']
-              .filter(Boolean)
-              .join(' ');
-  return [`    content of ${content.path}: ${side(content.from)} → ${side(content.to)}`];
-}
-
-function unified(text: string): string[] {
-  return text
-    .trimEnd()
-    .split('\n')
-    .map((line) => {
-      const shown = `      ${line}`;
-      if (line.startsWith('+')) return pc.green(shown);
-      if (line.startsWith('-')) return pc.red(shown);
-      return line.startsWith('@@') ? pc.cyan(shown) : shown;
-    });
 }

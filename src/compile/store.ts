@@ -17,7 +17,7 @@ export interface NodeInputs {
   trusted_extensions: Record<string, string>;
   /** The same as text. */
   extensions: string;
-  /** Code versions that somebody may want catalogs of: the environment's newest, and the one released to the node. */
+  /** Code versions that somebody may want catalogs of: the environment's newest, the one released to the node, and trials. */
   wanted: CodeVersionHash[];
   read_at: Date;
 }
@@ -28,7 +28,10 @@ export function readInputs(db: Queries, certname: Certname): Promise<NodeInputs 
     sql<NodeInputs>`
       select node.environment, fact_document.hash as facts_hash, fact_document.document as facts, node.volatile_facts,
         node.trusted_extensions, node.trusted_extensions::text as extensions, clock_timestamp() as read_at,
-        array(select wanted.code_version from (${wantedCompiles()}) as wanted where wanted.certname = node.certname) as wanted
+        array(
+          select wanted.code_version from (${wantedCompiles()}) as wanted where wanted.certname = node.certname
+          union select trial.code_version from trial where trial.environment = node.environment and trial.expires_at > now()
+        ) as wanted
       from node join fact_document on fact_document.hash = node.facts
       where node.certname = ${certname}
     `,
@@ -79,7 +82,11 @@ export async function isWantedVersion(
   codeVersion: CodeVersionHash,
 ): Promise<boolean> {
   const found = await row(
-    sql`select 1 from environment where name = ${environment} and code_version = ${codeVersion}`,
+    sql`
+      select 1 from environment where name = ${environment} and code_version = ${codeVersion}
+      union all
+      select 1 from trial where environment = ${environment} and code_version = ${codeVersion} and expires_at > now()
+    `,
     db,
   );
   return found !== undefined;

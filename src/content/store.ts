@@ -151,7 +151,7 @@ export interface DeadCodeVersion {
 
 /**
  * Code versions that no environment has as its newest or released one, no node as its released one, none of the latest
- * deploys of an environment made, and no kept pointer move names.
+ * deploys of an environment made, and no trial or kept pointer move names.
  */
 export async function selectDeadCodeVersions(db: Queries, createdBefore: Date): Promise<DeadCodeVersion[]> {
   return rows(
@@ -161,6 +161,7 @@ export async function selectDeadCodeVersions(db: Queries, createdBefore: Date): 
         union select released_code_version from environment
         union select released_code_version from node
         union select code_version from (${latestDeploys}) latest
+        union select code_version from trial
         union select code_version from kept_move
         union select previous_code_version from kept_move
       )
@@ -174,7 +175,7 @@ export async function selectDeadCodeVersions(db: Queries, createdBefore: Date): 
 const latestDeploys = sql`
   select code_version from (
     select code_version, row_number() over (partition by environment order by created_at desc) as nth
-    from deploy where state = 'done') done
+    from deploy where state = 'done' and not trial) done
   where nth <= ${COLLECT_DEPLOYS_KEPT}`;
 
 /** Whether it is dead still, as seen by a transaction that keeps storers out; looks only at what can have changed since. */
@@ -184,6 +185,7 @@ export async function isCodeVersionDead(tx: Transaction, id: CodeVersionHash, la
       select exists (select from environment where code_version = ${id} or released_code_version = ${id})
         or exists (select from node where released_code_version = ${id})
         or exists (select from (${latestDeploys}) latest where code_version = ${id})
+        or exists (select from trial where code_version = ${id})
         or exists (select from pointer_move
           where pointer_move.id > ${lastMove} and (code_version = ${id} or previous_code_version = ${id})) as live`,
     tx,

@@ -59,6 +59,11 @@ export const ERRORS = {
   ],
   CODE_VERSION_AMBIGUOUS: [409, "More than one code version begins with '{value}'", 'Give more of its digits.'],
   CATALOG_NOT_FOUND: [404, "No catalog is called '{catalog}'", 'See the ids with: callboard node show'],
+  RESOURCE_NOT_FOUND: [
+    404,
+    "The catalog of '{certname}' has no resource '{resource}'",
+    'Write it as in Type[title]; list them with: callboard catalog show',
+  ],
   CATALOG_NOT_RELEASED: [404, "No catalog is released to '{certname}'", 'Release one with: callboard release'],
   CANDIDATE_MISSING: [
     404,
@@ -95,6 +100,7 @@ export const ERRORS = {
     'Restore the database and the catalog key that belong together, or deploy the code again to compile it anew.',
   ],
   CODE_DEPLOY_FAILED: [422, '{reason}', 'See the log of the deploy.'],
+  TRIAL_INVALID: [400, 'The upload is no bundle of git: {reason}', 'Make it with: callboard plan --local'],
   REPOSITORY_INVALID: [400, "'{value}' is not a git repository: {reason}", 'Give an absolute path or a URL.'],
   CODE_SOURCE_INVALID: [400, 'The code source cannot be so: {reason}', 'See: callboard code source set --help'],
   CODE_SOURCE_UNREACHABLE: [

@@ -237,3 +237,28 @@ export const BASES_COMPARED_MAX = 20;
 export const AFFECTED_BATCH_MAX = 5_000;
 /** Ruby writes catalogs nested no deeper. */
 export const CATALOG_DEPTH_MAX = 500;
+/** An uploaded working tree, packed by git: every file of the control repo once. Modules belong in the Puppetfile. */
+export const TRIAL_BYTES_MAX = 256 * MiB;
+/** Trials of one environment that wait to be made; each keeps its upload on disk until then. */
+export const TRIALS_WAITING_MAX = 20;
+/** How long the code version of a trial is kept. */
+export const TRIAL_TIME_MS = 24 * 3600_000;
+/** Plans that one process makes at once: each reads the catalogs of a whole environment. */
+export const PLANS_AT_ONCE_MAX = 4;
+/** How long a plan waits for compiles, at most and unless it is told otherwise; then it goes on with what there is. */
+export const PLAN_WAIT_MAX_MS = 4 * 3600_000;
+export const PLAN_WAIT_MS = 1800_000;
+/** A waiting plan looks at the queue this often, and no more often than the second when compiles end one after another. */
+export const PLAN_POLL_MS = 2_000;
+export const PLAN_LOOK_MIN_MS = 500;
+/** Nodes looked up by one statement of a plan. */
+export const PLAN_PAGE_NODES = 200;
+/** What the changes of a plan take together as JSON; of further different changes only the nodes and numbers are told. */
+export const PLAN_CHANGES_BYTES_MAX = 64 * MiB;
+/** Conditions that choose the nodes of a plan. */
+export const PLAN_CONDITIONS_MAX = 20;
+/** A comment of a pull request at GitHub has this many characters at most. */
+export const COMMENT_CHARACTERS_MAX = 65_536;
+/** Catalogs of a node's past in one answer: each is compared with the one before. */
+export const PAST_ROWS_MAX = 100;
+export const PAST_ROWS_DEFAULT = 20;

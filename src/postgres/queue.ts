@@ -41,6 +41,7 @@ export interface Jobs {
   recompile: Record<string, never>;
   collect: Record<string, never>;
   housekeeping: Record<string, never>;
+  trials: Record<string, never>;
 }
 
 export type JobHandlers = {

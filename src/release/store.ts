@@ -85,7 +85,7 @@ export async function nodeState(db: Queries, certname: Certname): Promise<NodeSt
   );
 }
 
-/** Code versions that were deployed to the environment and begin with `prefix`; two at most. */
+/** Code versions that were deployed to the environment, trials apart, and begin with `prefix`; two at most. */
 export async function codeVersionsByPrefix(
   db: Queries,
   environment: string,
@@ -94,7 +94,7 @@ export async function codeVersionsByPrefix(
   const found = await rows<{ id: CodeVersionHash }>(
     sql`
       select id from (
-        select code_version as id from deploy where environment = ${environment} and state = 'done'
+        select code_version as id from deploy where environment = ${environment} and state = 'done' and not trial
         union
         select code_version from environment where name = ${environment}
       ) deployed
@@ -274,7 +274,7 @@ export async function setPinned(tx: Transaction, certname: Certname, pinned: boo
 
 /**
  * The node's catalogs that begin with `prefix`, two at most, each with the code version it was last compiled under; where
- * the node's own code version gave it too, that one.
+ * the node's own code version gave it too, that one. Null where only a trial gave it: what was not pushed is not run.
  */
 export async function catalogsByPrefix(
   db: Queries,
@@ -289,6 +289,14 @@ export async function catalogsByPrefix(
           union all
           select code_version, null from compiled where certname = c.certname and catalog = c.id
         ) as k
+        where not exists (
+            select from trial t
+            where (t.environment, t.code_version) = (c.environment, k.code_version)
+              and not exists (
+                select from deploy d
+                where (d.environment, d.code_version) = (t.environment, t.code_version) and d.state = 'done' and not d.trial
+              )
+          )
         order by k.code_version is not distinct from n.released_code_version desc, k.finished_at desc nulls last
         limit 1
       ) as code_version

@@ -9,7 +9,7 @@
 import type { Logger } from 'pino';
 import { CallboardError } from '../model/errors.ts';
 import { type CodeVersionHash, parseEnvironmentName } from '../model/ids.ts';
-import { DEPLOY_LOOK_MS, DEPLOY_TIME_MAX_MS } from '../model/limits.ts';
+import { DEPLOY_LOOK_MS, DEPLOY_TIME_MAX_MS, TRIAL_TIME_MS } from '../model/limits.ts';
 import type { Database, Transaction } from '../postgres/database.ts';
 import { notify } from '../postgres/listen.ts';
 import type { JobHandlers } from '../postgres/queue.ts';
@@ -171,6 +171,11 @@ async function finish(
     const short = version.id.slice(0, 12);
     if (environment.code_version === version.id) {
       return `Code version ${short}: the code is what it was`;
+    }
+    if (deploy.trial) {
+      await store.insertTrial(tx, deploy.environment, version.id, TRIAL_TIME_MS);
+      await deps.queueAffected(tx, deploy.environment, version.id, `trial of code ${short}`, deploy.id);
+      return `Code version ${short} is on trial: compiled, and never released`;
     }
     await store.setEnvironmentCode(tx, deploy.environment, version.id);
     await deps.queueAffected(tx, deploy.environment, version.id, `code version ${short} deployed`, deploy.id);

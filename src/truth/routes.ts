@@ -1,15 +1,17 @@
 /** `/api/v1/environments…` and `/api/v1/deploys/…`: what people see and ask of truth. */
+import { Readable } from 'node:stream';
 import { Type } from 'typebox';
 import type { Routes } from '../http/app.ts';
 import { identityName } from '../http/identity.ts';
 import { CallboardError } from '../model/errors.ts';
 import { type CodeVersionHash, parseEnvironmentName } from '../model/ids.ts';
-import { PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX } from '../model/limits.ts';
+import { PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, TRIAL_BYTES_MAX } from '../model/limits.ts';
 import { checkEncCommand } from './enc.ts';
 import type { TruthDependencies } from './jobs.ts';
 import { shownRepository } from './ref.ts';
 import { requestDeploy } from './request.ts';
 import * as store from './store.ts';
+import { requestTrial, TRIAL_REF } from './trials.ts';
 
 const nullable = <Schema extends Parameters<typeof Type.Optional>[0]>(schema: Schema) =>
   Type.Union([schema, Type.Null()]);
@@ -45,6 +47,7 @@ const DeployFields = {
   requested_by: Type.String(),
   created_at: Time,
   finished_at: nullable(Time),
+  trial: Type.Boolean({ description: 'Made from an uploaded working tree' }),
 };
 const Deploy = Type.Object({ ...DeployFields, log: Type.String() });
 const CodeVersion = Type.Object({
@@ -60,7 +63,7 @@ const CodeVersion = Type.Object({
   released: Type.Boolean(),
 });
 
-export interface TruthRoutesDeps extends Pick<TruthDependencies, 'db' | 'queueEnvironmentCompiles'> {
+export interface TruthRoutesDeps extends Pick<TruthDependencies, 'db' | 'state' | 'queueEnvironmentCompiles'> {
   /** Makes an environment's policies, as they are now, true of what is compiled already. Safe to repeat. */
   applyPolicies(environment: string): Promise<unknown>;
 }
@@ -189,6 +192,29 @@ export function truthRoutes(deps: TruthRoutesDeps): Routes {
           repo: request.body.repo,
           ref: request.body.ref,
           requestedBy: identityName(request.identity),
+        });
+        return reply.status(202).send({ id });
+      },
+    );
+
+    app.post(
+      '/api/v1/environments/:environment/trials',
+      {
+        config: { access: 'deployer' },
+        bodyLimit: TRIAL_BYTES_MAX,
+        schema: {
+          summary: `Compile a working tree that was not pushed; the body is a bundle of git that holds ${TRIAL_REF}`,
+          params: EnvironmentParams,
+          response: { 202: Type.Object({ id: Type.String({ format: 'uuid', description: 'Of the deploy' }) }) },
+        },
+      },
+      async (request, reply) => {
+        if (Number(request.headers['content-length'] ?? 0) > TRIAL_BYTES_MAX)
+          throw new CallboardError('BODY_TOO_LARGE', { max: TRIAL_BYTES_MAX });
+        const id = await requestTrial(deps, {
+          environment: parseEnvironmentName(request.params.environment),
+          requestedBy: identityName(request.identity),
+          bundle: (request.body as Readable | undefined) ?? Readable.from([]),
         });
         return reply.status(202).send({ id });
       },

@@ -31,6 +31,8 @@ export interface DeployRow {
   requested_by: string;
   created_at: Date;
   finished_at: Date | null;
+  /** Made from an uploaded working tree. */
+  trial: boolean;
 }
 
 export interface CodeVersionRow {
@@ -93,12 +95,13 @@ export async function setEnvironmentCode(tx: Transaction, name: string, codeVers
 
 export async function insertDeploy(
   tx: Transaction,
-  deploy: { environment: string; repo: string; ref: string; requestedBy: string },
+  deploy: { environment: string; repo: string; ref: string; requestedBy: string; trial?: { id: string } },
 ): Promise<string> {
   const inserted = await row(
     sql<{ id: string }>`
-      insert into deploy (environment, repo, ref, requested_by, created_at)
-      values (${deploy.environment}, ${deploy.repo}, ${deploy.ref}, ${deploy.requestedBy}, clock_timestamp())
+      insert into deploy (id, environment, repo, ref, requested_by, created_at, trial)
+      values (coalesce(${deploy.trial?.id ?? null}::uuid, gen_random_uuid()), ${deploy.environment}, ${deploy.repo}, ${deploy.ref},
+        ${deploy.requestedBy}, clock_timestamp(), ${deploy.trial !== undefined})
       returning id
     `,
     tx,
@@ -121,7 +124,7 @@ export async function supersedeOlder(tx: Transaction, environment: string, by: s
             else 'A newer deploy was asked for while this one ran'
           end,
           log = log || 'Superseded by deploy ' || ${by} || E'\n'
-      where environment = ${environment} and state in ('queued', 'running') and id <> ${by}
+      where environment = ${environment} and state in ('queued', 'running') and not trial and id <> ${by}
       returning id
     `,
     tx,
@@ -164,7 +167,7 @@ export function listDeploys(
 ): Promise<Omit<DeployRow, 'log'>[]> {
   return rows(
     sql<Omit<DeployRow, 'log'>>`
-      select id, environment, repo, ref, commit, code_version, state, error, requested_by, created_at, finished_at
+      select id, environment, repo, ref, commit, code_version, state, error, requested_by, created_at, finished_at, trial
       from deploy
       where environment = ${environment} and (${before}::timestamptz is null or created_at < ${before})
       order by created_at desc limit ${limit}
@@ -254,7 +257,7 @@ export function listCode(db: Queries, environment: string, limit: number): Promi
       from (
         select distinct on (code_version) code_version, commit, repo, ref, finished_at, created_at
         from deploy
-        where environment = ${environment} and state = 'done'
+        where environment = ${environment} and state = 'done' and not trial
         order by code_version, created_at desc
       ) last
       join code_version on code_version.id = last.code_version
@@ -383,7 +386,7 @@ export async function deployedCommits(db: Queries, source: string): Promise<Map<
       cross join environment
       cross join lateral (
         select environment, commit, repo from deploy
-        where deploy.environment = environment.name and state = 'done' order by created_at desc limit 1
+        where deploy.environment = environment.name and state = 'done' and not trial order by created_at desc limit 1
       ) last
       where code_source.name = ${source} and last.repo = code_source.repo
     `,
@@ -444,7 +447,7 @@ export function listSourceBranches(db: Queries, source: string): Promise<SourceB
       from code_branch
       left join lateral (
         select id, state, created_at from deploy
-        where deploy.environment = code_branch.environment order by created_at desc limit 1
+        where deploy.environment = code_branch.environment and not trial order by created_at desc limit 1
       ) last on true
       where code_branch.source = ${source}
       order by code_branch.environment
@@ -467,4 +470,44 @@ export function sourcesWithSecrets(
     `,
     db,
   );
+}
+
+/** Keeps a trial's code version for this long, counted from now. */
+export async function insertTrial(
+  tx: Transaction,
+  environment: string,
+  codeVersion: string,
+  keptMs: number,
+): Promise<void> {
+  await sql`
+    insert into trial (environment, code_version, expires_at)
+    values (${environment}, ${codeVersion}, now() + ${keptMs}::bigint * interval '1 millisecond')
+    on conflict (environment, code_version) do update set expires_at = excluded.expires_at
+  `.execute(tx);
+}
+
+/** How many went. */
+export async function forgetTrials(db: Queries): Promise<number> {
+  return (await rows(sql`delete from trial where expires_at < now() returning 1`, db)).length;
+}
+
+/** Trials of an environment that are not made yet. */
+export async function countTrialsWaiting(db: Queries, environment: string): Promise<number> {
+  const found = await row(
+    sql<{ waiting: number }>`
+      select count(*)::int as waiting from deploy
+      where environment = ${environment} and trial and state in ('queued', 'running')
+    `,
+    db,
+  );
+  return found!.waiting;
+}
+
+/** Those of these deploys that still have to be made. */
+export async function selectDeploysOpen(db: Queries, ids: readonly string[]): Promise<string[]> {
+  const found = await rows(
+    sql<{ id: string }>`select id from deploy where id = any(${ids}::uuid[]) and state in ('queued', 'running')`,
+    db,
+  );
+  return found.map(({ id }) => id);
 }

@@ -136,6 +136,24 @@ describe('a collection', () => {
     expect(rows[0]).toEqual({ count: 11, named: 10 });
   });
 
+  test('keeps the code of trials for as long as they last, and no deploy makes room for one', async () => {
+    await node('web');
+    const [newest, pushed, trial] = [await oldCode('newest'), await oldCode('pushed'), await oldCode('trial')];
+    await pool.query('update environment set code_version = $1', [newest.id]);
+    const deploy = `insert into deploy (environment, repo, ref, code_version, state, requested_by, created_at, trial)
+      values ('production', 'r', 'main', $1, 'done', 'dora', $2, $3)`;
+    await pool.query(deploy, [pushed.id, LONG_AGO, false]);
+    for (let n = 0; n < 10; n++) await pool.query(deploy, [trial.id, new Date(LONG_AGO.getTime() + 1000 + n), true]);
+    await pool.query("insert into trial (environment, code_version, expires_at) values ('production', $1, now())", [
+      trial.id,
+    ]);
+    await collect({ db, store, logger });
+    for (const version of [newest, pushed, trial]) expect(await kept(version.contents)).toBe(true);
+    await pool.query('delete from trial');
+    expect(await collect({ db, store, logger })).toMatchObject({ code_versions_forgotten: 1 });
+    expect(await names('code_version')).toEqual([newest.id, pushed.id].sort());
+  });
+
   test('keeps plugins that a code version shares with one that goes', async () => {
     await node('web');
     const [live, dead] = [await oldCode('live'), await oldCode('dead')];
