@@ -120,6 +120,9 @@ async function readCommit(
       onFile: (hash, path) => {
         if (!sources.has(hash)) sources.set(hash, { path });
       },
+      onRead: () => {
+        work.read += 1;
+      },
       stored: (installed) => store(deps.content, repository, hashesOf(installed), sources, work, signal),
       since,
       signal,

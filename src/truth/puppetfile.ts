@@ -30,6 +30,8 @@ export interface PuppetfileContext {
   committed: readonly TreeEntry[];
   /** Told where each installed file lies, until `stored` has returned. */
   onFile: (hash: ContentHash, path: string) => void;
+  /** Told of each file that had to be read: all that were installed, since each installation is a new one. */
+  onRead: () => void;
   /** Stores the installed files: afterwards they are removed. */
   stored: (entries: readonly TreeEntry[]) => Promise<void>;
   /** When the deploy was asked for: modules are taken as they were then or later. */
@@ -83,6 +85,7 @@ export async function installPuppetfile(
         add: () => {},
       },
       onFile: context.onFile,
+      onRead: context.onRead,
     });
     const entries = walked.filter(({ path }) => !G10K_NOTE.test(path) || committed.has(join(staging, path)));
     await context.stored(entries);
