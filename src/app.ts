@@ -139,8 +139,6 @@ async function start(
     secrets: hookSecrets(keys),
     queueEnvironmentCompiles,
     queueAffected,
-    guardContent: (tx: Parameters<typeof guardContent>[0], hashes: Parameters<typeof guardContent>[2]) =>
-      guardContent(tx, content, hashes),
   };
 
   const jobs: JobHandlers = {};

@@ -15,7 +15,7 @@ pg.types.setTypeParser(pg.types.builtins.INT8, Number);
 /** Dates (a partition's day) stay the text that SQL wrote; times become `Date`. */
 pg.types.setTypeParser(pg.types.builtins.DATE, (value) => value);
 
-export function openPool(databaseUrl: string, connectionsMax = 20): pg.Pool {
+export function openPool(databaseUrl: string, connectionsMax = 32): pg.Pool {
   const pool = new pg.Pool({
     connectionString: databaseUrl,
     max: connectionsMax,
