@@ -3,12 +3,13 @@
  * roles of test/fixtures/differential-repo on Debian's modules.
  *
  *   node bench/compile/compile.ts [--repetitions 7] [--warm 25]
+ *   node bench/compile/compile.ts --roles db,cloud                 # only these, and writes nothing
  *
  * Traced and untraced compiles alternate, so that both see the same machine. The yardstick, where `bench/stock.ts` finds
  * one, is a stock puppetserver that compiles the same code for the same facts, as often as it takes to warm it (`--warm`);
  * its CPU is that of its whole process, compiler threads and garbage collection included, as ours is of the whole process.
  */
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -24,7 +25,11 @@ const REPO = fileURLToPath(new URL('../../test/fixtures/differential-repo', impo
 const ROLES = { web: 'web', db: 'database', time: 'time', bastion: 'bastion', cloud: 'cloud' };
 
 const { values } = parseArgs({
-  options: { repetitions: { type: 'string', default: '7' }, warm: { type: 'string', default: '25' } },
+  options: {
+    repetitions: { type: 'string', default: '7' },
+    warm: { type: 'string', default: '25' },
+    roles: { type: 'string' },
+  },
 });
 const repetitions = Number(values.repetitions);
 
@@ -35,6 +40,7 @@ try {
   const figures: Figure[] = [];
   const ratios: number[] = [];
   for (const [name, role] of Object.entries(ROLES)) {
+    if (values.roles && !values.roles.split(',').includes(name)) continue;
     const ours = await measureOurs(`${name}.example.net`);
     const theirs = stock && (await measureStock(stock, role));
     const ratio = median(ours.traced) / median(ours.untraced);
@@ -49,11 +55,10 @@ try {
     console.log(figures.at(-1));
   }
   figures.push({ name: 'tracing, median role', unit: '× untraced', ours: median(ratios), aim: 1.2, aimIsMost: true });
-  await keepResult({
-    bench: 'compile',
-    ...(stock && { yardstick: 'stock puppetserver, warm, environment_timeout = unlimited, its whole process' }),
-    figures,
-  });
+  const yardstick = stock && {
+    yardstick: 'stock puppetserver, warm, environment_timeout = unlimited, its whole process',
+  };
+  if (!values.roles) await keepResult({ bench: 'compile', ...yardstick, figures });
   console.log(`tracing × ${median(ratios).toFixed(2)}; aims ${figures.every(isMet) ? 'met' : 'not met'}`);
 } finally {
   await pool.close();
@@ -96,6 +101,7 @@ async function measureStock(stock: StockServer, role: string): Promise<number | 
     for (let m = 0; m < availableParallelism(); m += 1) await stock.catalog(environment, facts);
     rounds.push(((stock.cpuSeconds()! - before) * 1000) / availableParallelism());
   }
+  await rm(join(process.env.STOCK_ENVIRONMENTS!, environment), { recursive: true });
   return median(rounds);
 }
 

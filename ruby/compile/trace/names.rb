@@ -125,10 +125,11 @@ module Callboard
       def finish(reads)
         later = $LOADED_FEATURES.drop(@features)
         later.each { |path| reads.file(path) if reads.inside?(path) }
-        # A module put its lib where `require` looks: then each library loaded since could have come from any module.
+        # A module put its lib where `require` looks: then each library loaded since could have come from any module, and so
+        # could one in C that was loaded before, since Ruby looks for a `.rb` of its name first.
         return unless $LOAD_PATH.any? { |path| reads.inside?(path.to_s) }
 
-        later.each do |path|
+        (later + $LOADED_FEATURES.grep(/\.so\z/)).uniq.each do |path|
           root = $LOAD_PATH.map(&:to_s).select { |one| path.start_with?("#{one}/") }.max_by(&:size)
           reads.name('require', path.delete_prefix("#{root}/").sub(/\.(?:rb|so)\z/, '')) if root
         end
