@@ -34,7 +34,7 @@ test('a change is told once for all nodes that have it, with what is refreshed, 
     'modules/db/manifests/init.pp': 'class db { fail("no database today") }\n',
   });
   const { exitCode, stdout } = await fleet.callboard('plan', 'production');
-  expect(stdout).toContain('3 nodes change, 1 does not compile, 1 unchanged');
+  expect(stdout).toContain('3 nodes change, 1 does not compile, 1 unaffected');
   expect(stdout).toContain(
     '3 nodes: File[/etc/web.conf] content, Service[web] refreshed because of it, Class[Web] workers',
   );
@@ -118,7 +118,7 @@ test('a working tree is planned as it is, and neither it nor the environment not
 
   const { exitCode, stdout, stderr } = await fleet.callboard('plan', 'production', '--local', repo.directory);
   expect(stderr).toBe('');
-  expect(stdout).toContain('(a working tree): 1 node changes, 4 unchanged');
+  expect(stdout).toContain('(a working tree): 1 node changes, 4 unaffected');
   expect(stdout).toContain('1 node: Package[postgresql] ensure\n  db1.example\n');
   expect(stdout).toContain('ensure: "15" → "17"');
   expect(exitCode).toBe(3);
