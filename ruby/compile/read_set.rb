@@ -11,6 +11,8 @@ module Callboard
   class ReadSet
     # Places told of; beyond, one more says nothing new.
     PLACES_MAX = 100
+    # Steps of a path that lead nowhere or up.
+    ROUNDABOUT = %r{/(?:\.{1,2})?(?:/|\z)}.freeze
     # Where compiles run (parent.rb): the only place that relative paths of theirs can lead to.
     DIRECTORY = '/'
     # What a code version is read for before any compile begins.
@@ -73,6 +75,7 @@ module Callboard
 
       base = path_of(base) || Dir.pwd unless pattern.start_with?('/')
       pattern = File.join(base, pattern) unless pattern.start_with?('/')
+      pattern = File.expand_path(pattern) if ROUNDABOUT.match?(pattern)
       return if @globs.key?(pattern)
 
       @globs[pattern] = pattern.start_with?(@prefix)
@@ -86,9 +89,6 @@ module Callboard
     # The value of a root key in a data file of a kind that the control plane can take apart.
     def data_key(path, key)
       path = path.to_s
-      inside = path.start_with?(@prefix) && !path.include?('/.') && key.is_a?(String) && !"#{path}#{key}".match?(/[\t\n]/)
-      return file(path) unless inside
-
       (@keys[path] ||= {})[key] = true
     end
 
@@ -220,7 +220,7 @@ module Callboard
       return if path.nil? || seen.key?(path)
 
       seen[path] = true
-      return if path.start_with?(@prefix) && !path.include?('/.') && !path.include?('//')
+      return if path.start_with?(@prefix) && !ROUNDABOUT.match?(path)
 
       elsewhere(seen, what, path)
     end
@@ -254,23 +254,35 @@ module Callboard
     end
 
     def tree_inputs
-      files = @files.select { |_, told| told }.keys
-      kinds = @kinds.select { |path, told| told && !@files[path] }.keys
+      files, others = @files.select { |_, told| told }.keys.partition { |path| file?(path) }
+      directories, absent = others.partition { |path| File.directory?(path) }
+      files += absent
+      kinds = @kinds.select { |path, told| told && !@files[path] }.keys + directories + absent
       lists = @lists.select { |_, told| told }.keys
       inputs = files.flat_map { |path| one('file', path) } + kinds.flat_map { |path| one('kind', path) } +
                lists.flat_map { |path| one('list', path) }
       @globs.each { |pattern, told| inputs.concat(@tree.glob(pattern.delete_prefix(@prefix))) if told }
-      @keys.each do |path, keys|
-        *links, last = one('data', path)
-        inputs.concat(links)
-        inputs.concat(last.start_with?('data ') ? keys.keys.map { |key| "#{last}\t#{key}" } : [last]) if last
-      end
-      inputs
+      inputs + @keys.flat_map { |path, keys| key_inputs(path, keys.keys) }
+    end
+
+    def key_inputs(path, keys)
+      path = File.expand_path(path)
+      plain = keys.all?(String) && keys.none? { |key| key.match?(/[\t\n]/) } && !path.match?(/[\t\n]/)
+      *links, last = one(plain ? 'data' : 'file', path)
+      links + (last&.start_with?('data ') ? keys.map { |key| "#{last}\t#{key}" } : [last].compact)
+    end
+
+    # A directory has no bytes, and what is not there may come to be one.
+    def file?(path)
+      !File.lstat(path).directory?
+    rescue SystemCallError
+      false
     end
 
     # The key of one path, with those of the links on the way; where they lead outside that is told of there.
     def one(what, path)
       links, real = @tree.resolve(path.delete_prefix(@prefix).then { |relative| relative == @root ? '.' : relative })
+      what = 'kind' if what == 'file' && links.any? && File.directory?(File.join(@root, real))
       return links.map { |link| "file #{link}" } << "#{what} #{real}" unless real.start_with?('/')
 
       @outside.public_send(what == 'data' ? :file : what, real)

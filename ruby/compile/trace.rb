@@ -23,11 +23,14 @@ module Callboard
       ReadSet.open(code_version).tap { |reads| Names.watch_ruby(reads) }
     end
 
-    # What the compile read. Whatever is read later is not part of it.
+    # What the compile read; nil where that cannot be said, which counts as everything. Whatever is read later is not part of it.
     def finish(reads)
       Names.finish(reads)
       ReadSet.current = nil
       reads.to_h
+    rescue StandardError, SystemStackError => e
+      warn "reads: #{e.class}: #{e.message}", *(e.backtrace || []).first(5)
+      nil
     end
   end
 end

@@ -16,6 +16,7 @@ module Callboard
       @reads = reads
       @server_facts = server_facts
       @whole = {}
+      @told = {}.compare_by_identity
     end
 
     # The variable of the top scope was asked for, there or not.
@@ -27,7 +28,7 @@ module Callboard
 
         return part(name, value, steps)
       end
-      return @parts[name].each { |steps| part(name, value, steps) } if @parts&.key?(name)
+      return parts_of(name, value) if @parts&.key?(name)
 
       whole(name)
     end
@@ -131,6 +132,15 @@ module Callboard
     end
 
     private
+
+    # The same look at the same variables is repeated again and again; their values stay what they are.
+    def parts_of(name, value)
+      all = @parts[name]
+      return if @told.key?(all)
+
+      @told[all] = true
+      all.each { |steps| part(name, value, steps) }
+    end
 
     def whole_of(roots)
       root = roots[0]

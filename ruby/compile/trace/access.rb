@@ -114,8 +114,7 @@ module Callboard
           variables = ReadSet.current&.variables
           return super unless variables
 
-          parts = @scope_interpolations.group_by { |_, root, _, _| root.delete_prefix('::') }
-          variables.parts(parts.transform_values { |all| all.map { |_, _, steps, _| steps } }) { super }
+          variables.parts(Access.parts(@scope_interpolations)) { super }
         end
       end
 
@@ -125,6 +124,13 @@ module Callboard
         Puppet::Pops::Evaluator::EvaluatorImpl.prepend(Evaluator)
         Puppet::Pops::Lookup::HieraConfig.prepend(Hierarchy)
         install_interpolation
+      end
+
+      # {name => [steps, …]} of what a hiera.yaml interpolates. One object for the same list, as it is asked for at each lookup.
+      def parts(interpolations)
+        @parts ||= {}.compare_by_identity
+        @parts[interpolations] ||= interpolations.group_by { |_, root, _, _| root.delete_prefix('::') }
+                                                 .transform_values { |all| all.map { |_, _, steps, _| steps } }
       end
 
       # For hiera's %{…}, wherever it stands: Puppet keeps one table of what can stand in there.
