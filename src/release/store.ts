@@ -118,7 +118,7 @@ export async function releaseCandidates(
       select n.certname, n.environment, n.released_catalog, n.released_code_version, n.pinned,
         c.environment as released_environment, n.facts is not null as has_facts,
         k.certname is not null as compiled, k.catalog as candidate,
-        p.error ->> 'message' as error, p.facts is distinct from n.facts as stale
+        p.error ->> 'message' as error, k.facts is distinct from n.facts as stale
       from node n
         left join catalog c on c.id = n.released_catalog
         left join compiled k on (k.certname, k.environment, k.code_version) = (n.certname, n.environment, ${codeVersion})
@@ -284,9 +284,12 @@ export async function catalogsByPrefix(
   return rows(
     sql`
       select c.id, c.environment, (
-        select k.code_version from compile k
-        where k.certname = c.certname and k.catalog = c.id
-        order by k.code_version is not distinct from n.released_code_version desc, k.finished_at desc
+        select k.code_version from (
+          select code_version, finished_at from compile where certname = c.certname and catalog = c.id
+          union all
+          select code_version, null from compiled where certname = c.certname and catalog = c.id
+        ) as k
+        order by k.code_version is not distinct from n.released_code_version desc, k.finished_at desc nulls last
         limit 1
       ) as code_version
       from catalog c join node n using (certname)

@@ -94,8 +94,9 @@ export function fleet({ db, pool }: FreshDatabase) {
         );
         await rawQuery(
           tx,
-          `insert into compiled (certname, environment, code_version, compile, catalog) values ($1, $2, $3, $4, $5)
-           on conflict (certname, environment, code_version) do update set compile = $4, catalog = $5`,
+          `insert into compiled (certname, environment, code_version, compile, catalog, facts)
+           select certname, $2, $3, $4, $5, facts from node where certname = $1
+           on conflict (certname, environment, code_version) do update set compile = $4, catalog = $5, facts = excluded.facts`,
           [certname, environment, codeVersion, compile, made?.id ?? null],
         );
         const cause = await afterCompile(tx, {

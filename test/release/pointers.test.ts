@@ -386,10 +386,10 @@ test('a release of 10,000 nodes is a few statements', async () => {
      ), k as (
        insert into compile (certname, environment, code_version, trigger, facts, catalog, started_at)
        select certname, environment, $2, 'test', $3, id, now() from c
-       returning id, certname, environment, code_version, catalog
+       returning id, certname, environment, code_version, catalog, facts
      )
-     insert into compiled (certname, environment, code_version, compile, catalog)
-     select certname, environment, code_version, id, catalog from k`,
+     insert into compiled (certname, environment, code_version, compile, catalog, facts)
+     select certname, environment, code_version, id, catalog, facts from k`,
     [environment, v1, sha256('facts 1')],
   );
   await notifications();
