@@ -349,15 +349,25 @@ kind('data: lookup_options', 2, (world, random) => {
 kind('data: of another backend', 3, (world, random) =>
   random.pick([
     () =>
-      edit(world, 'data/settings.ini', (text) => replaceOne(text, /= .*/g, random, () => `= ${1 + random.below(9)}`)),
+      edit(world, 'site-modules/app/data/settings.ini', (text) =>
+        replaceOne(text, /= .*/g, random, () => `= ${1 + random.below(9)}`),
+      ),
     () =>
       edit(
         world,
-        'data/settings.ini',
-        (text) => `${text}${random.pick(['app::extra', 'region'])} = ${random.word()}\n`,
+        'site-modules/app/data/settings.ini',
+        (text) => `${text}${random.pick(['app::extra', 'app::nobody'])} = ${random.word()}\n`,
       ),
-    () => edit(world, 'data/registry.txt', (text) => replaceOne(text, / \S+$/gm, random, () => ` ${random.word()}`)),
-    () => edit(world, 'data/registry.txt', (text) => `${text}registry.${random.word()} ${random.word()}\n`),
+    () =>
+      edit(world, 'site-modules/app/data/registry.txt', (text) =>
+        replaceOne(text, / \S+$/gm, random, () => ` ${random.word()}`),
+      ),
+    () =>
+      edit(
+        world,
+        'site-modules/app/data/registry.txt',
+        (text) => `${text}app::registry.${random.word()} ${random.word()}\n`,
+      ),
     () =>
       edit(world, 'data/ports.json', (text) =>
         replaceOne(text, /\d{2,}/g, random, () => String(2000 + random.below(9000))),
