@@ -262,3 +262,5 @@ export const COMMENT_CHARACTERS_MAX = 65_536;
 /** Catalogs of a node's past in one answer: each is compared with the one before. */
 export const PAST_ROWS_MAX = 100;
 export const PAST_ROWS_DEFAULT = 20;
+/** Installations of Puppetfiles that are remembered, some 100 KB each. */
+export const INSTALLED_KEPT_MAX = 200;

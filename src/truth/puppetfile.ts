@@ -15,6 +15,7 @@ import { DEPLOY_TIME_MAX_MS, MODULE_CACHES_MAX } from '../model/limits.ts';
 import type { TreeEntry } from '../model/tree.ts';
 import type { FileEntry } from './folder.ts';
 import { gitEnvironment, writeGitConfig } from './git.ts';
+import { installationKey, rememberedInstallation, rememberInstallation } from './installed.ts';
 import { type MirroredModule, mirrorModules, moduleRepositories } from './module-mirrors.ts';
 import { type StoredContent, writeTreeFiles } from './tree-files.ts';
 import { walk } from './walk.ts';
@@ -49,14 +50,36 @@ export interface PuppetfileSettings {
   g10k?: string | undefined;
 }
 
+/** What this needs of the content store. */
+export interface InstalledContent extends StoredContent {
+  missing(hashes: Iterable<ContentHash>): Promise<ContentHash[]>;
+}
+
+async function readPuppetfile(content: StoredContent, committed: readonly TreeEntry[]): Promise<string> {
+  const entry = committed.find(({ path }) => path === 'Puppetfile');
+  if (entry?.kind !== 'file') throw new Error('the control repo has no Puppetfile');
+  return (await content.read(entry.hash)).toString('utf8');
+}
+
 /** The code with the Puppetfile's modules in it. Throws CODE_DEPLOY_FAILED; the installer's own words are in the log. */
 export async function installPuppetfile(
-  settings: PuppetfileSettings & { state: string; content: StoredContent },
+  settings: PuppetfileSettings & { state: string; content: InstalledContent },
   context: PuppetfileContext,
 ): Promise<TreeEntry[]> {
   const { signal, log } = context;
   const install = settings.g10k === undefined ? runR10k : runG10k;
   const tool = settings.g10k === undefined ? 'r10k' : 'g10k';
+  const puppetfile = await readPuppetfile(settings.content, context.committed);
+  const repos = moduleRepositories(puppetfile);
+  const mirrored = await mirrorModules(settings.state, repos, context);
+  const installer = [tool, settings.g10k ?? settings.r10k, await readSiteConfig(settings.r10kConfig)];
+  const { committed } = context;
+  const key = await installationKey({ puppetfile, installer, committed, repos, mirrored, signal });
+  const remembered = key && (await rememberedInstallation(settings.state, key, settings.content));
+  if (remembered) {
+    log('The modules of the Puppetfile are those that were installed before');
+    return [...committed, ...remembered];
+  }
   const parent = join(settings.state, 'git', 'staging');
   await mkdir(parent, { recursive: true, mode: 0o700 });
   await sweep(parent);
@@ -65,21 +88,19 @@ export async function installPuppetfile(
     await writeTreeFiles(staging, context.committed, { content: settings.content, modes: 'private', signal });
     const began = BigInt(Date.now()) * 1_000_000n;
     log(`The control repo has a Puppetfile: running ${tool}`);
-    const repos = moduleRepositories(await readFile(join(staging, 'Puppetfile'), 'utf8'));
-    const mirrored = await mirrorModules(settings.state, repos, context);
     await withCache(settings.state, tool, signal, (cache, started) =>
       install(settings, { staging, cache, mirrored, started, ...context }),
     );
 
-    const committed = new Map<string, FileEntry>();
-    for (const entry of context.committed) if (entry.kind === 'file') committed.set(join(staging, entry.path), entry);
+    const known = new Map<string, FileEntry>();
+    for (const entry of committed) if (entry.kind === 'file') known.set(join(staging, entry.path), entry);
     const walked = await walk(staging, {
       into: '',
       mayFollowInto: [],
       signal,
       known: {
         get: (path, { size, ctimeNs }) => {
-          const entry = committed.get(path);
+          const entry = known.get(path);
           return entry && BigInt(entry.size) === size && ctimeNs < began - CLOCK_GRAIN_NS ? entry.hash : undefined;
         },
         add: () => {},
@@ -87,8 +108,14 @@ export async function installPuppetfile(
       onFile: context.onFile,
       onRead: context.onRead,
     });
-    const entries = walked.filter(({ path }) => !G10K_NOTE.test(path) || committed.has(join(staging, path)));
+    const entries = walked.filter(({ path }) => !G10K_NOTE.test(path) || known.has(join(staging, path)));
     await context.stored(entries);
+    if (key) {
+      const own = new Set(committed.map((entry) => entry.path));
+      const installed = entries.filter((entry) => !own.has(entry.path));
+      if (entries.length === committed.length + installed.length)
+        await rememberInstallation(settings.state, key, installed);
+    }
     return entries;
   } finally {
     await rm(staging, { recursive: true, force: true });

@@ -10,6 +10,7 @@ import { execa } from 'execa';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { ContentHash } from '../../src/model/ids.ts';
 import { readTree } from '../../src/model/tree.ts';
+import { plainModuleDirectory } from '../../src/truth/installed.ts';
 import { moduleRepositories } from '../../src/truth/module-mirrors.ts';
 import { type FreshDatabase, freshDatabase } from '../postgres/fresh.ts';
 import { gitRepository, temporaryDirectory } from './git-fixture.ts';
@@ -198,4 +199,47 @@ test.each([
   ["mod 'a', :git => 'https://x/a'\nmod 'b', :git => 'https://x/a-b'", ['https://x/a-b']],
 ])('of the Puppetfile %j the repositories are %j', (puppetfile, repos) => {
   expect(moduleRepositories(puppetfile)).toEqual(repos);
+});
+
+test('a Puppetfile is plain when it names modules and nothing else', () => {
+  const plain = `forge 'https://forge.example'\nmoduledir 'thirdparty'\n# a comment\nmod 'puppetlabs/stdlib', '9.6.0' # why\n
+    mod 'ntp',\n  :git => 'https://git.example/ntp.git',\n  :tag => 'v1'\nmod "ssh", git: 'git@git.example:ssh.git', branch: 'main'\n`;
+  expect(plainModuleDirectory(plain)).toBe('thirdparty');
+  expect(plainModuleDirectory("mod 'a', :git => 'x'\n")).toBe('modules');
+  for (const line of [
+    "mod 'puppetlabs/stdlib'",
+    "mod 'puppetlabs/stdlib', :latest",
+    "mod 'a', :git => 'x', :branch => :control_branch",
+    "mod 'a', :git => 'x', :install_path => 'elsewhere'",
+    "mod 'a', :local => true",
+    "mod 'a', :svn => 'x'",
+    'mod \'a\', :git => "x#{1}"',
+    "load 'more'",
+    "mod 'a', '1.2.3'; system('x')",
+    "moduledir '../x'",
+  ])
+    expect(plainModuleDirectory(`${line}\n`), line).toBeUndefined();
+});
+
+test('modules that did not move are neither installed nor read again', async () => {
+  const truth = await truthFixture(database);
+  const one = module('unmoved');
+  one.commit(Object.fromEntries(Array.from({ length: 200 }, (_, n) => [`files/f${n}`, `${n}`])));
+  const control = gitRepository();
+  control.commit({ Puppetfile: `mod 'unmoved', :git => '${one.url}', :branch => 'main'\n`, 'manifests/site.pp': '' });
+  await ready(one.url);
+  const deploy = async () => truth.run(await truth.request('production', control.directory));
+  const first = await deploy();
+  expect(first.log).toContain('running r10k');
+  control.commit({ 'manifests/site.pp': 'include unmoved' });
+  const second = await deploy();
+  expect(second).toMatchObject({ state: 'done', error: null });
+  expect(second.log).toContain('are those that were installed before');
+  expect(second.log).not.toContain('running r10k');
+  expect(await filesOf(truth, second.code_version)).toEqual(await filesOf(truth, first.code_version));
+
+  one.commit({ 'files/f0': 'moved' });
+  const third = await deploy();
+  expect(third.log).toContain('running r10k');
+  expect(third.code_version).not.toBe(second.code_version);
 });
