@@ -40,6 +40,13 @@ beforeAll(async () => {
 });
 afterAll(() => app.close());
 
+/** Notifications come in the order of their commits: when this one is here, so are all before it. */
+async function heardAll(): Promise<void> {
+  const marker = randomUUID();
+  await database.pool.query("select pg_notify('callboard_run_event', $1)", [marker]);
+  await expect.poll(() => heard.some(({ payload }) => payload === marker), { timeout: 10_000 }).toBe(true);
+}
+
 function post(certname: string, run: string, body: string | Buffer | Readable, as = certname, headers = {}) {
   return app.inject({
     method: 'POST',
@@ -118,11 +125,13 @@ describe('again, late, out of order', () => {
     const run = randomUUID();
     await post('web1.example', run, REAL);
     const before = await get(`/api/v1/runs/${run}`);
+    await heardAll();
     heard.length = 0;
     const answers = await Promise.all(Array.from({ length: 4 }, () => post('web1.example', run, REAL)));
     for (const answer of answers) expect(answer.json()).toEqual({ acknowledged: REAL_LINES.length });
     expect(await get(`/api/v1/runs/${run}`)).toEqual(before);
     expect(await stored(run)).toHaveLength(REAL_LINES.length);
+    await heardAll();
     expect(heard.filter(({ payload }) => payload.includes(run))).toEqual([]);
   });
 
