@@ -198,7 +198,7 @@ async function start(
         onEnd: (outcome, took) => seconds.labels(outcome).observe(took),
       }),
       affectedJobs({ ...compiling, base, ruby: 'ruby', afterCarryOver, tell: appendDeployLog }),
-      recompileJobs({ ...compiling, onAudit: (outcome) => audits.labels(outcome).inc() }),
+      recompileJobs({ ...compiling, base, onAudit: (outcome) => audits.labels(outcome).inc() }),
     );
   }
   const collecting = collections(

@@ -29,6 +29,23 @@ export function volatileDue(db: Queries): Promise<DueRow[]> {
   );
 }
 
+/** Wanted catalogs that were compiled on another base than this. */
+export function rowsOfOtherBase(db: Queries, base: string): Promise<DueRow[]> {
+  return rows(
+    sql<DueRow>`
+      select compiled.certname, compiled.environment, compiled.code_version
+      from compiled
+      join compile on compile.id = compiled.compile
+      join (${wantedCompiles()}) as wanted on (wanted.certname, wanted.environment, wanted.code_version)
+        = (compiled.certname, compiled.environment, compiled.code_version)
+      where compile.base is distinct from ${base}
+      order by compile.finished_at
+      limit 10000
+    `,
+    db,
+  );
+}
+
 /** What any wanted catalog read outside of its code, as JSON texts. */
 export async function outsideThings(db: Queries): Promise<string[]> {
   const found = await rows<{ outside: string }>(

@@ -1,6 +1,7 @@
 /**
  * Compiles that no change of code or facts asks for. The job `recompile` looks once a minute: volatile catalogs whose interval is
- * over are queued, and those that read something outside of their code which is another now. The job `audit` compiles a
+ * over are queued, those that read something outside of their code which is another now, and those of another Puppet or other
+ * settings (base.ts). The job `audit` compiles a
  * skipped catalog all the same and compares: a difference means that a read set missed something, and that nobody may trust the
  * skips until it is found. It is told loudly, counted, kept, and the node compiled.
  */
@@ -18,6 +19,7 @@ import { readInputs } from './store.ts';
 export interface RecompileDeps extends Pick<CompileJobsDeps, 'pool' | 'codeDirectory' | 'serverFacts'> {
   db: Database;
   logger: Logger;
+  base(): Promise<string>;
   /** Told of each audit; for metrics. */
   onAudit?(outcome: 'same' | 'different'): void;
 }
@@ -33,6 +35,10 @@ async function recompileDue(deps: RecompileDeps): Promise<void> {
   const due = await store.volatileDue(deps.db);
   for (const [place, rows] of Map.groupBy(due, placeOf))
     await queue(deps.db, place, rows, 'volatile: its time has come');
+
+  const others = await store.rowsOfOtherBase(deps.db, await deps.base());
+  for (const [place, rows] of Map.groupBy(others, placeOf))
+    await queue(deps.db, place, rows, 'another Puppet or other settings');
 
   for (const outside of await store.outsideThings(deps.db)) {
     if (!(await isOutsideChanged(JSON.parse(outside)))) continue;
