@@ -46,6 +46,8 @@ module Callboard
       ParseCache.current = ParseCache.new
       YamlCache.current = YamlCache.new
       TemplateReads.current = TemplateReads.new
+      require_relative 'loaded_features'
+      LoadedFeatures.install
       require_relative 'preload'
       Preload.run
       Trace.install
