@@ -11,7 +11,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { closeSync, openSync } from 'node:fs';
-import { chown, mkdir, readFile, readlink, rename, rm, writeFile } from 'node:fs/promises';
+import { chown, mkdir, readFile, readlink, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { connect, createServer } from 'node:net';
 import { totalmem } from 'node:os';
@@ -71,6 +71,7 @@ export async function startEmbeddedPostgres(stateDirectory: string, logger: Logg
 
   /** Starts the postmaster and waits until it answers. */
   async function start(): Promise<void> {
+    await disownPid(data);
     const command = runAs(account!, join(programs, 'postgres'), ['-D', data, ...settings(address.port)]);
     const log = openSync(startLog, 'w', 0o600);
     const started = execa(command.file, command.args, {
@@ -370,6 +371,25 @@ async function stopOrphan(data: string, logger: Logger): Promise<void> {
   } finally {
     clearInterval(watch);
   }
+}
+
+/** No process has this one. */
+const NOBODYS_PID = 2 ** 31 - 1;
+
+/**
+ * PostgreSQL takes any process of its own user that has the pid of a left postmaster.pid for its predecessor, and refuses to start
+ * for as long as that runs. The pid of a stranger is replaced; the rest of the file stays, since by it PostgreSQL finds out
+ * whether sessions of the predecessor still hold its memory.
+ */
+async function disownPid(data: string): Promise<void> {
+  const file = join(data, 'postmaster.pid');
+  const text = await readFile(file, 'utf8').catch(() => '');
+  const pid = Number(text.split('\n')[0]);
+  if (!Number.isInteger(pid) || pid <= 1 || (await isPostgresOn(pid, data))) return;
+  const { uid, gid } = await stat(file);
+  await writeFile(`${file}.new`, text.replace(/^\d+/, String(NOBODYS_PID)), { mode: 0o600 });
+  await chown(`${file}.new`, uid, gid);
+  await rename(`${file}.new`, file);
 }
 
 /** Whether a process is a postgres working in `data` (it makes it its working directory): a reused pid is not. */

@@ -4,7 +4,7 @@
  * releases of the forge by number) and whose directory of modules holds nothing of the control repo's own. Whatever else a
  * Puppetfile does, being Ruby, is the installer's to do each time.
  */
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContentHash } from '../model/ids.ts';
@@ -84,7 +84,8 @@ export async function rememberedInstallation(
 export async function rememberInstallation(state: string, key: string, entries: TreeEntry[]): Promise<void> {
   const directory = join(state, 'git', 'installed');
   await mkdir(directory, { recursive: true, mode: 0o700 });
-  const beside = join(directory, `.${key}`);
+  // Deploys of several environments come to the same key at once.
+  const beside = join(directory, `.${key}-${randomBytes(6).toString('hex')}`);
   await writeFile(beside, writeTree(entries));
   await rename(beside, join(directory, key));
   const kept = await Promise.all(
