@@ -10,7 +10,7 @@ import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
 import { link, mkdir, open, readFile, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { createGunzip, type Gunzip, gunzip as gunzipCallback, gzip } from 'node:zlib';
+import { gunzip as gunzipCallback, gzip } from 'node:zlib';
 import { CallboardError } from '../model/errors.ts';
 import type { CatalogHash } from '../model/ids.ts';
 import { CATALOG_BYTES_MAX } from '../model/limits.ts';
@@ -62,11 +62,6 @@ export function openSealed(keys: CatalogKeys, id: CatalogHash, sealed: Buffer): 
 /** The document of a gzip that `openSealed` gave. Refuses to grow beyond the limit of a catalog. */
 export async function unzipped(compressed: Buffer): Promise<Buffer> {
   return gunzipped(compressed, { maxOutputLength: 2 * CATALOG_BYTES_MAX });
-}
-
-/** The same as a stream, for answers to those who take no gzip. */
-export function unzipping(): Gunzip {
-  return createGunzip();
 }
 
 /**

@@ -41,8 +41,17 @@ export function affectedJobs(deps: AffectedDeps): JobHandlers {
 
 /** Which nodes need a compile and which do not. */
 interface Decision {
-  carried: Map<CodeVersionHash, string[]>;
-  queued: { certname: string; reason: string }[];
+  /** By the code version of the compile that holds. */
+  carried: Map<CodeVersionHash, Certname[]>;
+  /** By why. */
+  queued: Map<string, Certname[]>;
+}
+
+function batches(certnames: Certname[]): Certname[][] {
+  const count = Math.ceil(certnames.length / AFFECTED_BATCH_MAX);
+  return Array.from({ length: count }, (_, at) =>
+    certnames.slice(at * AFFECTED_BATCH_MAX, (at + 1) * AFFECTED_BATCH_MAX),
+  );
 }
 
 async function findAffected(deps: AffectedDeps, payload: Jobs['affected'], signal: AbortSignal): Promise<void> {
@@ -56,21 +65,20 @@ async function findAffected(deps: AffectedDeps, payload: Jobs['affected'], signa
 
   let carried = 0;
   for (const [from, certnames] of decision.carried) {
-    for (let at = 0; at < certnames.length; at += AFFECTED_BATCH_MAX) {
-      const batch = certnames.slice(at, at + AFFECTED_BATCH_MAX);
+    for (const batch of batches(certnames)) {
       await deps.db.transaction().execute(async (tx) => {
         const moved = new Set(await store.carryOver(tx, environment, from, codeVersion, batch));
         carried += moved.size;
         const left = batch.filter((certname) => !moved.has(certname));
-        await queueNodeCompiles(tx, environment, codeVersion, left as Certname[], payload.trigger);
+        await queueNodeCompiles(tx, environment, codeVersion, left, payload.trigger);
         await sampleSkipped(tx, await skippedRows(tx, environment, codeVersion, [...moved]));
       });
     }
   }
-  const byReason = Map.groupBy(decision.queued, (each) => each.reason);
-  for (const [reason, nodes] of byReason) {
-    for (let at = 0; at < nodes.length; at += AFFECTED_BATCH_MAX) {
-      const batch = nodes.slice(at, at + AFFECTED_BATCH_MAX).map((node) => node.certname as Certname);
+  let affected = 0;
+  for (const [reason, certnames] of decision.queued) {
+    affected += certnames.length;
+    for (const batch of batches(certnames)) {
       await deps.db
         .transaction()
         .execute((tx) => queueNodeCompiles(tx, environment, codeVersion, batch, `${payload.trigger}: ${reason}`));
@@ -80,13 +88,13 @@ async function findAffected(deps: AffectedDeps, payload: Jobs['affected'], signa
     await deps.afterCarryOver(tx, environment, codeVersion);
     await notify(tx, 'callboard_progress', { kind: 'affected', id: codeVersion });
   });
-  const sentence = `${decision.queued.length} of ${bases.length} nodes are affected and queued; ${carried} read nothing that changed`;
+  const sentence = `${affected} of ${bases.length} nodes are affected and queued; ${carried} read nothing that changed`;
   if (payload.deploy) await deps.tell?.(deps.db, payload.deploy, `${sentence}\n`);
   deps.logger.info(
     {
       environment,
       code_version: codeVersion,
-      affected: decision.queued.length,
+      affected,
       carried,
       milliseconds: Math.round(took),
     },
@@ -100,7 +108,7 @@ async function decide(
   bases: store.Basis[],
   signal: AbortSignal,
 ): Promise<Decision> {
-  const decision: Decision = { carried: new Map(), queued: [] };
+  const decision: Decision = { carried: new Map(), queued: new Map() };
   const current = await deps.base();
   const after = await readCode(deps, codeVersion);
   const versions = Map.groupBy(bases, (basis) => basis.code_version);
@@ -116,15 +124,17 @@ async function decide(
         : undefined;
     for (const node of nodes) {
       const reason = await whyAffected(node, current, changed, outside);
-      if (reason !== undefined) decision.queued.push({ certname: node.certname, reason });
-      else {
-        const carried = decision.carried.get(version!) ?? [];
-        carried.push(node.certname);
-        decision.carried.set(version!, carried);
-      }
+      if (reason !== undefined) add(decision.queued, reason, node.certname);
+      else add(decision.carried, version!, node.certname);
     }
   }
   return decision;
+}
+
+function add<Key, Value>(map: Map<Key, Value[]>, key: Key, value: Value): void {
+  const values = map.get(key);
+  if (values) values.push(value);
+  else map.set(key, [value]);
 }
 
 /** Undefined where the node's compile holds. */

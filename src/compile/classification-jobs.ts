@@ -10,9 +10,9 @@ import { ENC_AT_ONCE_MAX, ENC_BATCH_MAX } from '../model/limits.ts';
 import type { Database, Queries } from '../postgres/database.ts';
 import { enqueue, type JobHandlers, PRIORITY } from '../postgres/queue.ts';
 import { type Classification, classify, type EncAnswer } from './classification.ts';
-import { isAnswerInUse, lockNode, markAsked, type NodeDue, nodesDue, storeAnswer } from './classification-store.ts';
+import { isAnswerInUse, lockNode, markAsked, type NodeDue, nodesDue } from './classification-store.ts';
 import { queueCompiles } from './queue.ts';
-import { moveNode, readEncCommand } from './store.ts';
+import { moveNode, readEncCommand, storeEncAnswer } from './store.ts';
 
 export interface ClassificationJobsDeps {
   db: Database;
@@ -82,7 +82,7 @@ async function take(deps: ClassificationJobsDeps, node: NodeDue, answer: Classif
   const trigger = moves ? `the ENC put it into ${answer.environment}` : "the ENC's answer changed";
   const taken = await deps.db.transaction().execute(async (tx) => {
     if (!(await lockNode(tx, certname, environment))) return false;
-    if (enc) await storeAnswer(tx, { certname, answer: enc.answer, hash: enc.hash, at });
+    if (enc) await storeEncAnswer(tx, certname, enc, at);
     if (moves) await moveNode(tx, certname, environment, answer.environment);
     await queueCompiles(tx, certname, trigger);
     return true;

@@ -65,19 +65,6 @@ export async function markAsked(db: Queries, certnames: readonly Certname[], at:
   `.execute(db);
 }
 
-export async function storeAnswer(
-  tx: Transaction,
-  answer: { certname: Certname; answer: string; hash: string; at: Date },
-): Promise<void> {
-  await sql`
-    insert into enc_answer (certname, answer, hash, asked_at)
-    values (${answer.certname}, ${answer.answer}, ${answer.hash}, ${answer.at})
-    on conflict (certname) do update
-      set answer = excluded.answer, hash = excluded.hash,
-          asked_at = greatest(enc_answer.asked_at, excluded.asked_at)
-  `.execute(tx);
-}
-
 /**
  * Whether an answer is the one that is stored, and the one that each of the node's wanted catalogs was compiled with: a compile
  * under one code version may have noticed a change that the others were compiled without.

@@ -42,11 +42,6 @@ export function volatilePath(paths: readonly DataPath[], volatileFacts: string |
   return paths.find(([root, ...rest]) => root === 'facts' && values.at(rest).found !== undefined);
 }
 
-/** Those of the paths at which two nodes' data, or one node's at two times, differ. */
-export function changedPaths(paths: readonly DataPath[], before: NodeData, after: NodeData): DataPath[] {
-  return paths.filter((path) => dataDigest([path], before) !== dataDigest([path], after));
-}
-
 /** A document with the members of its objects found by name. */
 class Values {
   readonly #root: RawValue;

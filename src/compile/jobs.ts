@@ -104,7 +104,7 @@ async function compileNode(
       return;
     }
     enc = classification.enc;
-    if (enc) await storeEncAnswer(deps.db, certname, enc.answer, enc.hash);
+    if (enc) await storeEncAnswer(deps.db, certname, enc);
     result = await deps.pool.compile(
       await compileRequest(deps, certname, codeVersion, inputs, enc?.answer ?? null),
       signal,
@@ -175,7 +175,7 @@ function classifyNode(
 /** Its compiles are queued where it is then; this one is not wanted any more. */
 async function move(db: Database, certname: Certname, from: string, to: Classification): Promise<void> {
   await db.transaction().execute(async (tx) => {
-    if (to.enc) await storeEncAnswer(tx, certname, to.enc.answer, to.enc.hash);
+    if (to.enc) await storeEncAnswer(tx, certname, to.enc);
     if (await moveNode(tx, certname, from, to.environment))
       await queueCompiles(tx, certname, `the ENC put it into ${to.environment}`);
   });

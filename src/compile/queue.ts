@@ -2,7 +2,7 @@
  * Queues compiles, in the transaction that makes them necessary (P2). One job for a node under a code version: queued twice
  * it is one job, queued while it runs it is followed by one more.
  */
-import { sql } from 'kysely';
+import { type RawBuilder, sql } from 'kysely';
 import type { Certname, CodeVersionHash } from '../model/ids.ts';
 import type { Transaction } from '../postgres/database.ts';
 import { enqueue, enqueueSelected, PRIORITY } from '../postgres/queue.ts';
@@ -22,8 +22,9 @@ export async function queueCompiles(tx: Transaction, certname: Certname | Certna
  * are said to hold for the new ones. Call it in the transaction that stored what changed, which holds the rows of the nodes.
  */
 export async function queueChangedNodes(tx: Transaction, certnames: Certname[], trigger: string): Promise<void> {
-  const data = new Map((await readNodeData(tx, certnames)).map((node) => [node.certname as string, node]));
   const rows = await wantedRows(tx, certnames);
+  const mayHold = rows.filter((row) => row.data !== null && !row.volatile).map((row) => row.certname);
+  const data = new Map((await readNodeData(tx, mayHold)).map((node) => [node.certname as string, node]));
   const [held, queued] = partition(rows, (row) => {
     if (row.data === null || row.volatile) return false;
     const { facts, volatile_facts, extensions } = data.get(row.certname)!;
@@ -57,11 +58,7 @@ export async function queueNodeCompiles(
   priority: number = PRIORITY.background,
 ): Promise<void> {
   if (certnames.length === 0) return;
-  const nodes = sql`
-    select certname, environment, ${codeVersion}::text as code_version from node
-    where environment = ${environment} and facts is not null and certname = any(${certnames}::text[])
-  `;
-  await enqueueSelected(tx, 'compile', asJobs(nodes, trigger), { priority });
+  await queueNodesWhere(tx, sql`certname = any(${certnames}::text[])`, environment, codeVersion, trigger, priority);
 }
 
 /** Has a code version compared with what nodes read; what it concerns is queued by that job. */
@@ -88,9 +85,20 @@ export async function queueEnvironmentCompiles(
   trigger: string,
   priority: number = PRIORITY.background,
 ): Promise<void> {
+  await queueNodesWhere(tx, sql`true`, environment, codeVersion, trigger, priority);
+}
+
+async function queueNodesWhere(
+  tx: Transaction,
+  which: RawBuilder<unknown>,
+  environment: string,
+  codeVersion: CodeVersionHash,
+  trigger: string,
+  priority: number,
+): Promise<void> {
   const nodes = sql`
     select certname, environment, ${codeVersion}::text as code_version from node
-    where environment = ${environment} and facts is not null
+    where environment = ${environment} and facts is not null and ${which}
   `;
   await enqueueSelected(tx, 'compile', asJobs(nodes, trigger), { priority });
 }

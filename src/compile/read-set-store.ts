@@ -1,7 +1,7 @@
 /** The statements about read sets: what compiles read, and which nodes a changed input concerns. */
 import { createHash } from 'node:crypto';
 import { sql } from 'kysely';
-import type { CodeVersionHash } from '../model/ids.ts';
+import type { Certname, CodeVersionHash } from '../model/ids.ts';
 import { type Queries, row, rows, type Transaction } from '../postgres/database.ts';
 import type { DataPath } from './data.ts';
 import { type DataKeys, parts } from './inputs.ts';
@@ -125,7 +125,7 @@ export async function readSetsOf(db: Queries, inputs: string[]): Promise<number[
 
 /** A node that is not compiled under a code version yet, with its nearest other compile that holds for it as it is now. */
 export interface Basis {
-  certname: string;
+  certname: Certname;
   /** Null: there is none. */
   code_version: CodeVersionHash | null;
   compile: string | null;

@@ -11,16 +11,21 @@ export interface DueRow {
   code_version: string;
 }
 
+/** Rows of `compiled` that somebody wants, each with its compile. */
+const WANTED = sql`
+  compiled
+  join compile on compile.id = compiled.compile
+  join (${wantedCompiles()}) as wanted on (wanted.certname, wanted.environment, wanted.code_version)
+    = (compiled.certname, compiled.environment, compiled.code_version)
+`;
+
 /** Volatile catalogs that somebody wants and whose last compile is older than their environment's interval. */
 export function volatileDue(db: Queries): Promise<DueRow[]> {
   return rows(
     sql<DueRow>`
       select compiled.certname, compiled.environment, compiled.code_version
-      from compiled
+      from ${WANTED}
       join environment on environment.name = compiled.environment
-      join compile on compile.id = compiled.compile
-      join (${wantedCompiles()}) as wanted on (wanted.certname, wanted.environment, wanted.code_version)
-        = (compiled.certname, compiled.environment, compiled.code_version)
       where compiled.volatile and compile.finished_at < now() - environment.recompile_minutes * interval '1 minute'
       order by compile.finished_at
       limit 10000
@@ -34,10 +39,7 @@ export function rowsOfOtherBase(db: Queries, base: string): Promise<DueRow[]> {
   return rows(
     sql<DueRow>`
       select compiled.certname, compiled.environment, compiled.code_version
-      from compiled
-      join compile on compile.id = compiled.compile
-      join (${wantedCompiles()}) as wanted on (wanted.certname, wanted.environment, wanted.code_version)
-        = (compiled.certname, compiled.environment, compiled.code_version)
+      from ${WANTED}
       where compile.base is distinct from ${base}
       order by compile.finished_at
       limit 10000
@@ -51,9 +53,7 @@ export async function outsideThings(db: Queries): Promise<string[]> {
   const found = await rows<{ outside: string }>(
     sql`
       select distinct compile.outside::text as outside
-      from compile join compiled on compiled.compile = compile.id
-      join (${wantedCompiles()}) as wanted on (wanted.certname, wanted.environment, wanted.code_version)
-        = (compiled.certname, compiled.environment, compiled.code_version)
+      from ${WANTED}
       where compile.outside is not null
     `,
     db,
@@ -65,9 +65,7 @@ export function rowsWithOutside(db: Queries, outside: string): Promise<DueRow[]>
   return rows(
     sql<DueRow>`
       select compiled.certname, compiled.environment, compiled.code_version
-      from compile join compiled on compiled.compile = compile.id
-      join (${wantedCompiles()}) as wanted on (wanted.certname, wanted.environment, wanted.code_version)
-        = (compiled.certname, compiled.environment, compiled.code_version)
+      from ${WANTED}
       where compile.outside::text = ${outside}
     `,
     db,

@@ -43,13 +43,10 @@ export function readInputs(db: Queries, certname: Certname): Promise<NodeInputs 
 export function readNodeData(
   db: Queries,
   certnames: readonly string[],
-): Promise<
-  { certname: Certname; facts_hash: string; facts: string; volatile_facts: string | null; extensions: string }[]
-> {
+): Promise<{ certname: Certname; facts: string; volatile_facts: string | null; extensions: string }[]> {
   return rows(
-    sql<{ certname: Certname; facts_hash: string; facts: string; volatile_facts: string | null; extensions: string }>`
-      select node.certname, fact_document.hash as facts_hash, fact_document.document as facts, node.volatile_facts,
-        node.trusted_extensions::text as extensions
+    sql<{ certname: Certname; facts: string; volatile_facts: string | null; extensions: string }>`
+      select node.certname, fact_document.document as facts, node.volatile_facts, node.trusted_extensions::text as extensions
       from node join fact_document on fact_document.hash = node.facts
       where node.certname = any(${certnames}::text[])
     `,
@@ -226,10 +223,18 @@ export async function setCompiled(tx: Transaction, id: string, compile: NewCompi
   return set !== undefined;
 }
 
-export async function storeEncAnswer(db: Queries, certname: Certname, answer: string, hash: string): Promise<void> {
+/** `at`: when the ENC was asked; null: now. */
+export async function storeEncAnswer(
+  db: Queries,
+  certname: Certname,
+  enc: { answer: string; hash: string },
+  at: Date | null = null,
+): Promise<void> {
   await sql`
-    insert into enc_answer (certname, answer, hash, asked_at) values (${certname}, ${answer}, ${hash}, now())
-    on conflict (certname) do update set answer = excluded.answer, hash = excluded.hash, asked_at = excluded.asked_at
+    insert into enc_answer (certname, answer, hash, asked_at)
+    values (${certname}, ${enc.answer}, ${enc.hash}, coalesce(${at}::timestamptz, now()))
+    on conflict (certname) do update set answer = excluded.answer, hash = excluded.hash,
+      asked_at = greatest(enc_answer.asked_at, excluded.asked_at)
   `.execute(db);
 }
 

@@ -57,12 +57,7 @@ export const descriptionRoutes: Routes = (app) => {
   );
 };
 
-/** The description of every route that was mounted, those of later rooms included. */
-export async function describeApi(app: App): Promise<Description> {
-  await app.ready();
-  return describe(app);
-}
-
+/** Every route that was mounted, those of later rooms included. */
 function describe(app: App): Description {
   const { paths, ...rest } = app.swagger() as object as Description;
   for (const operation of Object.values(paths).flatMap((path) => Object.values(path))) {

@@ -184,8 +184,6 @@ export const POINTER_CACHED_TIME_MAX_MS = 5 * 60_000;
 export const POINTERS_READ_AT_ONCE_MAX = 500;
 /** Catalogs kept in memory as gzip, in clear: a fleet of 10,000 nodes shares few. */
 export const CATALOGS_CACHED_BYTES_MAX = 64 * MiB;
-/** A stream whose reader does not take this much is cut. */
-export const STREAM_BUFFERED_BYTES_MAX = 64 * KiB;
 /** How often a transaction that met a deadlock is tried in all. */
 export const TRANSACTION_ATTEMPTS_MAX = 4;
 /** What `/readyz` asks must answer by then. */

@@ -5,7 +5,8 @@
 import type { CompileRequest } from '../../src/compile/request.ts';
 import { extensionsText, splitFacts } from '../../src/model/facts.ts';
 import { type ControlPlane, SERVER_FACTS } from './control-plane.ts';
-import { changesOf, type Kind, pickKind } from './mutations.ts';
+import type { Kind } from './editing.ts';
+import { changesOf, pickKind } from './mutations.ts';
 import type { Oracle, Outcome } from './oracle.ts';
 import type { Random } from './random.ts';
 import { copyOf, type Machine, type World } from './world.ts';
