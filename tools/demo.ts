@@ -16,6 +16,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 /** Everything that the demo makes lies in here; another folder may be given as the argument. */
 const DEMO = resolve(process.argv[2] ?? join(ROOT, '.demo'));
 const MANAGED = join(DEMO, 'managed');
+const MODULES = join(DEMO, 'modules');
 const REPO = join(DEMO, 'control-repo');
 const NODE = 'demo.callboard.test';
 const startedAt = Date.now();
@@ -69,6 +70,8 @@ function daemon(name: string, args: string[], env: Record<string, string> = {}):
 }
 
 function quoted(argument: string): string {
+  // A module path must be absolute, also where the line is typed again.
+  if (argument === MODULES && argument.startsWith(ROOT)) return `"$PWD"/${argument.slice(ROOT.length)}`;
   const shown = argument.replaceAll(`${ROOT}`, '').replaceAll(ROOT.slice(0, -1), '.');
   return /[\s'"$]/.test(shown) ? `'${shown}'` : shown;
 }
@@ -175,16 +178,15 @@ async function demo(): Promise<void> {
   const url = `https://localhost:${port}`;
   const state = join(DEMO, 'server');
   // Of Debian's modules those that the control repo uses, whatever else this machine has installed.
-  const modules = join(DEMO, 'modules');
-  await mkdir(modules);
+  await mkdir(MODULES);
   for (const name of ['stdlib', 'concat', 'inifile'])
-    await symlink(`/usr/share/puppet/modules/${name}`, join(modules, name));
+    await symlink(`/usr/share/puppet/modules/${name}`, join(MODULES, name));
   const serverArgs = [
     'server',
     '--state',
     state,
     '--base-modulepath',
-    modules,
+    MODULES,
     '--listen',
     `127.0.0.1:${port}`,
     '--metrics-listen',
