@@ -95,8 +95,8 @@ async function runDeploy(
   const superseded = new AbortController();
   const look = setInterval(() => {
     // A look that fails is followed by another; at the end the row is read under its environment's lock.
-    store.isRunning(db, id).then(
-      (running) => running || superseded.abort(new Error('superseded')),
+    store.isSuperseded(db, id).then(
+      (ended) => ended && superseded.abort(new Error('superseded')),
       () => {},
     );
   }, DEPLOY_LOOK_MS);

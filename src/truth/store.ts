@@ -153,9 +153,14 @@ export async function requeueDeploy(db: Queries, id: string): Promise<void> {
   await sql`update deploy set state = 'queued' where id = ${id} and state = 'running'`.execute(db);
 }
 
-/** Whether a deploy still runs, as far as its row tells: a newer request ends it there. */
+/** Whether a deploy still runs, as far as its row tells. */
 export async function isRunning(db: Queries, id: string): Promise<boolean> {
   return (await row(sql`select from deploy where id = ${id} and state = 'running'`, db)) !== undefined;
+}
+
+/** Whether a newer request ended a deploy. */
+export async function isSuperseded(db: Queries, id: string): Promise<boolean> {
+  return (await row(sql`select from deploy where id = ${id} and state = 'superseded'`, db)) !== undefined;
 }
 
 /** An environment's deploys without their logs, the last asked for first. */

@@ -5,9 +5,10 @@
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { beforeAll, beforeEach, expect, test, vi } from 'vitest';
-import { DEPLOY_LOG_BYTES_MAX } from '../../src/model/limits.ts';
+import { DEPLOY_LOG_BYTES_MAX, DEPLOY_LOOK_MS } from '../../src/model/limits.ts';
 import { truthJobs } from '../../src/truth/jobs.ts';
 import { findDeploy, findEnvironment } from '../../src/truth/store.ts';
 import { type FreshDatabase, freshDatabase } from '../postgres/fresh.ts';
@@ -232,6 +233,33 @@ test('one repository deployed to many environments at once', async () => {
     ['p', 'q', 'r'].map((environment) => truth.deploy(environment, repo.directory, 'newer')),
   );
   for (const deploy of deploys) expect(deploy).toMatchObject({ state: 'done', code_version: newer });
+});
+
+test('a deploy that is done and still writes its log was not superseded', async () => {
+  const { db } = database;
+  let held: Promise<unknown> | undefined;
+  const slow: TruthFixture['deps'] = {
+    ...truth.deps,
+    // In the transaction that ends the deploy: its row is held from then on for longer than a look takes to come by.
+    async queueAffected(_tx, environment) {
+      held = db.transaction().execute(async (tx) => {
+        await sql`select from deploy where environment = ${environment} for update`.execute(tx);
+        await sleep(2 * DEPLOY_LOOK_MS);
+      });
+      await expect
+        .poll(async () => (await sql`select from pg_locks where not granted`.execute(db)).rows.length)
+        .toBeGreaterThan(0);
+    },
+  };
+  const id = await truth.request('unhurried', repo.directory, 'newer');
+  await truthJobs(slow).deploy!(
+    { deploy: id },
+    { signal: new AbortController().signal, attempt: 1, lastAttempt: true },
+  );
+  await held;
+  const deploy = (await findDeploy(db, id))!;
+  expect(deploy.state).toBe('done');
+  expect(deploy.log).toMatch(/is the newest of unhurried\n$/);
 });
 
 test('the log is bounded, and ends with a sentence', async () => {
