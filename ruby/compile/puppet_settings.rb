@@ -24,6 +24,8 @@ module Callboard
         'hiera_config' => "#{CONFDIR}/hiera.yaml",
         'fileserverconfig' => fileserver_config || "#{CONFDIR}/fileserver.conf",
         'certname' => certname,
+        # The default; only where it is said are translations not looked for.
+        'disable_i18n' => true,
       }.merge(extra)
       Puppet.settings.preferred_run_mode = :server
       arguments = settings.flat_map { |name, value| flag(name, value) }

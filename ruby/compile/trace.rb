@@ -20,7 +20,7 @@ module Callboard
 
     # Begins the trace of this process's one compile.
     def begin(code_version)
-      ReadSet.open(code_version).tap { |reads| Names.watch_ruby(reads) }
+      ReadSet.open(code_version).tap { Names.begin }
     end
 
     # What the compile read; nil where that cannot be said, which counts as everything. Whatever is read later is not part of it.

@@ -3,8 +3,8 @@
 # The oracle: a stock Puppet, with nothing of the compilers' parent, caches or tracer in it. Reads a line of JSON for each
 # question, {"environmentpath": PATH, "groups": [[REQUEST, …], …]}, and answers with a line {"CERTNAME": {"id": SHA256} or
 # {"error": SENTENCE}, …}. Nothing is compiled in this process itself: every group is compiled in a fork of its own, two at a time,
-# by one environment as a server with a cached environment would; a node that fails leaves that environment in doubt, so it and
-# those behind it are compiled once more, each in a fork of its own. Requests are those of ruby/compile/PROTOCOL.md.
+# by one environment as a server with a cached environment would; a node that fails leaves that environment in doubt, so it is
+# compiled once more, alone, and those behind it in a new environment. Requests are those of ruby/compile/PROTOCOL.md.
 
 Encoding.default_external = Encoding::UTF_8
 COMPILE = File.expand_path('../../ruby/compile', __dir__)
@@ -123,9 +123,14 @@ def answer_all(groups, code)
       text = reader.read
       reader.close
       Process.wait(pid)
-      found = text.empty? ? { group[0]['certname'] => { 'error' => 'the process ended' } } : JSON.parse(text)
+      found = text.empty? ? {} : JSON.parse(text)
       answers.merge!(found)
-      waiting.concat(group.reject { |request| found.key?(request['certname']) }.map { |request| [request] })
+      failed, *behind = group.reject { |request| found.key?(request['certname']) }
+      next if failed.nil?
+
+      if group.size > 1 then waiting.push([failed], behind).reject!(&:empty?)
+      else answers[failed['certname']] = { 'error' => 'the process ended' }
+      end
     end
   end
   answers

@@ -98,13 +98,19 @@ export class Rounds {
     await this.settle(0.3);
   }
 
-  /** Undoes the last mutation where it broke too much, else by chance. */
+  /** Undoes the last mutation by chance; where nodes fail, rather sooner than later all since they did. */
   async settle(chance: number): Promise<void> {
-    const failing = [...this.#before.values()].filter((outcome) => 'error' in outcome).length;
-    const back = failing > FAILING_MAX || this.#random.chance(failing > 0 ? 0.6 : chance);
-    const earlier = back && this.#earlier.pop();
-    if (!earlier) return;
-    await this.#round({ kind: UNDONE, mutation: 'undone: the mutation before', mutations: 1, remark: false }, earlier);
+    const failing = () => [...this.#before.values()].filter((outcome) => 'error' in outcome).length;
+    const back = failing() > FAILING_MAX || this.#random.chance(failing() > 0 ? 0.6 : chance);
+    if (!back) return;
+    do {
+      const earlier = this.#earlier.pop();
+      if (!earlier) return;
+      await this.#round(
+        { kind: UNDONE, mutation: 'undone: the mutation before', mutations: 1, remark: false },
+        earlier,
+      );
+    } while (failing() > 0);
   }
 
   async #round(
@@ -156,7 +162,7 @@ export class Rounds {
     const question = {
       code: this.#plane.version,
       environmentPath: this.#plane.directories.environmentPath(this.#plane.version),
-      groups: groupsOf([...this.#world.machines.values()]).map((group) => group.map((each) => this.#request(each))),
+      groups: this.#groups().map((group) => group.map((each) => this.#request(each))),
     };
     const said = await this.#oracle.ask(question);
     const ours = await this.#plane.outcomes();
@@ -185,6 +191,15 @@ export class Rounds {
     return missed;
   }
 
+  /** Two that take about the same time; those that failed last time are alone, since a group ends with one that fails. */
+  #groups(): Machine[][] {
+    const machines = [...this.#world.machines.values()];
+    const failing = machines.filter((each) => 'error' in (this.#before.get(each.certname) ?? {}));
+    const others = machines.filter((each) => !failing.includes(each));
+    const heavy = others.filter((each) => /^(cloud|web)/.test(each.certname));
+    return [heavy, others.filter((each) => !heavy.includes(each)), ...failing.map((each) => [each])];
+  }
+
   /** The node as production knows it, said by us and not by the database. */
   #request({ certname, facts, extensions, enc }: Machine): CompileRequest {
     const { stable, volatile } = splitFacts(Buffer.from(JSON.stringify(facts)));
@@ -199,12 +214,6 @@ export class Rounds {
       serverFacts: SERVER_FACTS,
     };
   }
-}
-
-/** Two that take about the same time. */
-function groupsOf(machines: Machine[]): Machine[][] {
-  const heavy = machines.filter((each) => /^(cloud|web)/.test(each.certname));
-  return [heavy, machines.filter((each) => !heavy.includes(each))];
 }
 
 function isSame(before: World, after: World): boolean {

@@ -109,16 +109,23 @@ module Callboard
         Puppet::Util::ModuleDirectoriesAdapter.singleton_class.prepend(LibDirectories)
         Puppet::Node::Environment.prepend(Modules)
         Puppet::Module.prepend(Metadata)
+        watch_ruby
       end
 
-      # Ruby code that this process loads from now on, and what it looks for and does not find.
-      def watch_ruby(reads)
-        @features = $LOADED_FEATURES.size
-        TracePoint.new(:script_compiled) { |point| loaded(reads, point) }.enable
+      # Ruby code that a compile loads, and what it looks for and does not find. Watching begins in the parent: it visits all code
+      # that there is, which a compile would pay for.
+      def watch_ruby
+        TracePoint.new(:script_compiled) { |point| ReadSet.current&.then { |reads| loaded(reads, point) } }.enable
         TracePoint.new(:raise) do |point|
-          missing = point.raised_exception
+          reads = ReadSet.current
+          missing = reads && point.raised_exception
           not_found(reads, missing) if missing.is_a?(LoadError)
         end.enable
+      end
+
+      # What is loaded later is loaded by the compile.
+      def begin
+        @features = $LOADED_FEATURES.size
       end
 
       # What was loaded without being compiled here: libraries in C.
