@@ -229,12 +229,21 @@ const REQUIRED_METADATA = ['source', 'author', 'version', 'license', 'dependenci
 function seen(text: string): string {
   try {
     const all = JSON.parse(text) as Record<string, unknown>;
-    const { name, version, dependencies, data_provider } = all;
+    const { name, dependencies, data_provider } = all;
     const missing = REQUIRED_METADATA.filter((key) => (all[key] ?? null) === null);
-    return JSON.stringify([name, version, dependencies, data_provider, missing, Object.keys(all).length === 0]);
+    return JSON.stringify([name, neededModules(dependencies), data_provider, missing, Object.keys(all).length === 0]);
   } catch {
     return `not JSON: ${text}`;
   }
+}
+
+/** Puppet's compiler looks at the names of the modules that a module needs, never at the versions. */
+function neededModules(dependencies: unknown): unknown {
+  const isNamed = (each: unknown): each is { name: string } =>
+    typeof each === 'object' && each !== null && typeof (each as { name?: unknown }).name === 'string';
+  return Array.isArray(dependencies) && dependencies.every(isNamed)
+    ? dependencies.map(({ name }) => name)
+    : dependencies;
 }
 
 /** Inputs that lie together: a module, a directory of data, and so on. Keeps what nodes share apart from what they do not. */

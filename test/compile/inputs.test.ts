@@ -235,7 +235,13 @@ test('of a data file those keys count whose values differ; of one that does not 
 test('of metadata.json only what compiles see counts', () => {
   const text = (over: object) => JSON.stringify({ name: 'a-b', version: '1', dependencies: [], author: 'x', ...over });
   expect(metadataDiffers(text({}), text({ author: 'y' }))).toBe(false);
-  expect(metadataDiffers(text({}), text({ version: '2' }))).toBe(true);
+  expect(metadataDiffers(text({}), text({ version: '2' }))).toBe(false);
+  expect(metadataDiffers(text({}), text({ version: null }))).toBe(true);
+  const needs = (...names: (string | number)[]) =>
+    text({ dependencies: names.map((name, n) => ({ name, version_requirement: `>= ${n}` })) });
+  expect(metadataDiffers(needs('c/d', 'e/f'), text({ dependencies: [{ name: 'c/d' }, { name: 'e/f' }] }))).toBe(false);
+  expect(metadataDiffers(needs('c/d', 'e/f'), needs('e/f', 'c/d'))).toBe(true);
+  expect(metadataDiffers(needs('c/d'), needs(1))).toBe(true);
   expect(metadataDiffers(text({}), '{')).toBe(true);
 });
 

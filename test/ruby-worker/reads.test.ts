@@ -200,6 +200,24 @@ end`,
     );
   });
   test.each([
+    ["environment.module('m').version", ['file modules/m/metadata.json'], []],
+    ["environment.module('m').dependencies", ['file modules/m/metadata.json'], []],
+    ['environment.module_requirements', [], ['asks which versions of modules there are']],
+    ["environment.module('m').unmet_dependencies", [], ['asks which versions of modules there are']],
+    ["environment.module('m').name", [], []],
+  ])('versions of modules, where code asks for them: %s', async (code, inputs, volatile) => {
+    const reads = await readsOf({
+      'manifests/site.pp': "notify { 'a': message => String(m::look()) }",
+      'modules/m/metadata.json': JSON.stringify({ ...METADATA, name: 'a-m' }),
+      'modules/m/lib/puppet/functions/m/look.rb': rubyFunction(
+        'm::look',
+        `environment = closure_scope.compiler.environment; String(${code}).size`,
+      ),
+    });
+    expect(reads.inputs.filter((input) => input.includes('metadata'))).toEqual(inputs);
+    expect(reads.volatile.map(({ reason }) => reason)).toEqual(volatile);
+  });
+  test.each([
     ['fail("no")', []],
     ['include m::nowhere', ['kind modules/m/manifests/nowhere.pp']],
     ['no::such()', ['name function no::such']],
@@ -209,6 +227,8 @@ end`,
     expect(inputs).toEqual(expect.arrayContaining(['file manifests/site.pp', ...expected]));
   });
 });
+
+const METADATA = { version: '1.0.0', source: '', author: 'a', license: 'x', dependencies: [] };
 
 describe.concurrent('outside the code version', { timeout: 120_000 }, () => {
   test('files, lists and variables can be looked at again', async () => {

@@ -69,9 +69,12 @@ kind('module: metadata', 1, (world, random) => {
     'site-modules/app/metadata.json',
     `${BASE_MODULES}/ntp/metadata.json`,
   ]);
-  return edit(world, path, (text) =>
-    text.replace(/("version": ")\d+/, (_, before) => `${before}${1 + random.below(90)}`),
-  );
+  const change = random.pick([
+    /("version": ")\d+/,
+    /("version_requirement": ">= )\d+/,
+    /("name": "puppetlabs[/-][a-z]+)/,
+  ]);
+  return edit(world, path, (text) => text.replace(change, (_, before) => `${before}${1 + random.below(90)}`));
 });
 kind('module: metadata without what Puppet requires', 1, (world, random) => {
   const path = random.pick(['site-modules/profile/metadata.json', 'site-modules/app/metadata.json']);

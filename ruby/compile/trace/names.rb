@@ -85,7 +85,7 @@ module Callboard
 
       # What of a metadata.json `modules` does not stand for, when a module's code asks for it.
       module Metadata
-        %i[metadata source author license summary description project_page].each do |name|
+        %i[metadata source author version license dependencies summary description project_page].each do |name|
           define_method(name) do
             reads = ReadSet.current
             reads.file(metadata_file) if reads && metadata_file && reads.places.of_code
@@ -96,6 +96,24 @@ module Callboard
         def read_metadata
           reads = ReadSet.current
           reads ? reads.mute { super } : super
+        end
+
+        def unmet_dependencies
+          Names.versions_of_modules
+          super
+        end
+
+        def ==(other)
+          Names.versions_of_modules
+          super
+        end
+      end
+
+      # Who needs which version of whom.
+      module Requirements
+        def module_requirements
+          Names.versions_of_modules
+          super
         end
       end
 
@@ -109,6 +127,7 @@ module Callboard
         Puppet::Util::ModuleDirectoriesAdapter.singleton_class.prepend(LibDirectories)
         Puppet::Node::Environment.prepend(Modules)
         Puppet::Module.prepend(Metadata)
+        Puppet::Node::Environment.prepend(Requirements)
         watch_ruby
       end
 
@@ -140,6 +159,11 @@ module Callboard
           root = $LOAD_PATH.map(&:to_s).select { |one| path.start_with?("#{one}/") }.max_by(&:size)
           reads.name('require', path.delete_prefix("#{root}/").sub(/\.(?:rb|so)\z/, '')) if root
         end
+      end
+
+      def versions_of_modules
+        reads = ReadSet.current
+        reads.volatile('asks which versions of modules there are') if reads&.places&.of_code
       end
 
       def looked_up(reads, typed_name)
