@@ -61,21 +61,36 @@ export async function fetchCommit(
         request.repo,
         ...specs,
       ],
-      (line) => context.log(`git: ${line}`),
+      (line) => NO_SUCH_REF.test(line) || context.log(`git: ${line}`),
     );
+  /** Whether the remote repository had it. */
+  const fetched = async (name: string): Promise<boolean> => {
+    try {
+      await fetch([`+${name}:${own}/ref`]);
+      return true;
+    } catch (error) {
+      if (error instanceof GitError && NO_SUCH_REF.test(error.stderr)) return false;
+      throw error;
+    }
+  };
 
   context.log(`Fetching '${request.ref}' of ${shownRepository(request.repo)}`);
   try {
     let commit: string | undefined;
-    const remote = await remoteRef(repository, request);
-    if (remote) {
-      await fetch([`+${remote}:${own}/ref`]);
-      commit = await commitOf(`${own}/ref`);
-    } else if (looksLikeCommit(request.ref)) {
+    let names: string[] = [];
+    for (const name of remoteNames(request.ref)) {
+      if (!(await fetched(name))) continue;
+      names = [`${own}/ref`];
+      commit = await commitOf(names[0]!);
+      break;
+    }
+    if (!commit && looksLikeCommit(request.ref)) {
       commit = await commitOf(request.ref);
       if (!commit) {
         await fetch([`+refs/heads/*:${own}/heads/*`, `+refs/tags/*:${own}/tags/*`]);
         commit = await commitOf(request.ref);
+        const below = await inMirror(['for-each-ref', '--format=%(refname)', own]);
+        names = below.toString('utf8').split('\n').filter(Boolean);
       }
     }
     if (!commit) {
@@ -83,7 +98,7 @@ export async function fetchCommit(
         reason: `${shownRepository(request.repo)} has no branch, tag or commit '${request.ref}'`,
       });
     }
-    await keep(repository, commit, own);
+    await keep(repository, commit, names);
     return { repository, commit };
   } catch (error) {
     if (!(error instanceof GitError)) throw error;
@@ -129,19 +144,14 @@ export async function listBranches(
 const MIRROR_DAMAGED =
   /bad object|missing (?:blob|tree|commit|object)|corrupt|unable to read|did not send all necessary|broken ref/i;
 
-/** What the repository calls `ref`: a branch before a tag, as r10k and people mean it. */
-async function remoteRef(repository: Repository, request: { repo: string; ref: string }): Promise<string | undefined> {
-  const { ref } = request;
-  const names = ref === 'HEAD' ? ['HEAD'] : ref.startsWith('refs/') ? [ref] : [`refs/heads/${ref}`, `refs/tags/${ref}`];
-  const listed = await git(['ls-remote', '--', request.repo, ...names], repository.options);
-  const there = new Set(
-    listed
-      .toString('utf8')
-      .split('\n')
-      .map((line) => line.split('\t')[1]),
-  );
-  return names.find((name) => there.has(name));
+/** What a repository may call `ref`: a branch before a tag, as r10k and people mean it. */
+function remoteNames(ref: string): string[] {
+  if (ref === 'HEAD' || ref.startsWith('refs/')) return [ref];
+  return [`refs/heads/${ref}`, `refs/tags/${ref}`];
 }
+
+/** git's words when it asked for a reference that the remote repository does not have. */
+const NO_SUCH_REF = /^fatal: couldn't find remote ref /m;
 
 /** Out of the way at once, so that whoever comes next makes a new one. */
 export async function removeMirror({ directory }: Repository): Promise<void> {
@@ -177,10 +187,11 @@ async function makeMirror({ directory, options }: Repository): Promise<void> {
 }
 
 /** Names the commit for good and removes the deploy's own names, together. */
-async function keep(repository: Repository, commit: string, own: string): Promise<void> {
+async function keep(repository: Repository, commit: string, names: readonly string[]): Promise<void> {
   const { directory, options } = repository;
-  const names = await git(['--git-dir', directory, 'for-each-ref', '--format=delete %(refname)', own], options);
-  const stdin = `update refs/callboard/commit/${commit} ${commit}\n${names.toString('utf8')}`;
+  const stdin = [`update refs/callboard/commit/${commit} ${commit}`, ...names.map((name) => `delete ${name}`), ''].join(
+    '\n',
+  );
   const update = () => git(['--git-dir', directory, 'update-ref', '--stdin'], { ...options, stdin });
   try {
     await update();
