@@ -10,7 +10,7 @@ for_what=${1:-demo}
 packages="git ca-certificates puppet-agent facter
   puppet-module-puppetlabs-stdlib puppet-module-puppetlabs-concat puppet-module-puppetlabs-inifile"
 if [ "$for_what" = test ]; then
-  packages="$packages r10k g10k curl openssl nginx-light strace
+  packages="$packages r10k g10k curl openssl nginx-light strace hiera-eyaml
     puppet-module-puppetlabs-apache puppet-module-puppetlabs-mysql puppet-module-puppetlabs-ntp
     puppet-module-saz-ssh puppet-module-saz-rsyslog puppet-module-keystone"
 fi

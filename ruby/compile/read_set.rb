@@ -16,7 +16,7 @@ module Callboard
     # Where compiles run (parent.rb): the only place that relative paths of theirs can lead to.
     DIRECTORY = '/'
     # What a code version is read for before any compile begins.
-    ALWAYS = ['modules', 'file environment.conf', 'file .callboard/environment.json'].freeze
+    ALWAYS = ['file environment.conf', 'file .callboard/environment.json'].freeze
     # A fact of one of these names keeps every manifest from being compiled.
     FORBIDDEN_FACTS = [%w[facts facts], %w[facts server_facts]].freeze
     EVERYTHING = [['facts'], ['trusted'], ['server_facts']].freeze
@@ -84,6 +84,11 @@ module Callboard
       return @outside.kind(pattern) unless TreePaths.pattern?(pattern)
 
       volatile("looks for files outside the code version by a pattern: #{pattern}") unless own?(pattern)
+    end
+
+    # Which modules there are.
+    def modules
+      @modules = true
     end
 
     # The value of a root key in a data file of a kind that the control plane can take apart.
@@ -182,6 +187,14 @@ module Callboard
       @muted -= 1
     end
 
+    # The bytes of this one file are told of in another way.
+    def but(path)
+      before, @but = @but, path
+      yield
+    ensure
+      @but = before
+    end
+
     # What the block finds out about this machine has no part in a catalog.
     def quiet
       @quiet += 1
@@ -198,7 +211,7 @@ module Callboard
 
     def to_h
       @muted += 1
-      inputs = (ALWAYS + tree_inputs + name_inputs).uniq.sort
+      inputs = (ALWAYS + (@modules ? ['modules'] : []) + tree_inputs + name_inputs).uniq.sort
       {
         'inputs' => inputs,
         'data' => shortest(@data.keys + FORBIDDEN_FACTS),
@@ -217,7 +230,7 @@ module Callboard
       return if @muted.positive?
 
       path = path_of(path) unless path.instance_of?(String)
-      return if path.nil? || seen.key?(path)
+      return if path.nil? || path == @but || seen.key?(path)
 
       seen[path] = true
       return if path.start_with?(@prefix) && !ROUNDABOUT.match?(path)

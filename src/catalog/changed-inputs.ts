@@ -79,6 +79,11 @@ function pathBehind(
   if (kind === 'list') return gone.find((path) => about === '' || about === '.' || path.startsWith(`${about}/`));
   if (kind === 'glob') return gone.find((path) => matchesGlob(path, about));
   if (kind === 'modules') return [...changes.keys()].find((path) => /(^|\/)metadata\.json$/.test(path));
+  if (kind === 'name' && about.startsWith('module ')) {
+    const module = `/${about.slice('module '.length)}/`;
+    const isIts = (path: string): boolean => `/${path}`.includes(module);
+    return [...changes.keys()].find((path) => isIts(path) && path.endsWith('/metadata.json')) ?? gone.find(isIts);
+  }
   return undefined;
 }
 

@@ -185,9 +185,10 @@ async function changedInputs(
   signal: AbortSignal,
 ): Promise<string[]> {
   const inputs = new Set(found.inputs);
-  for (const { before, after } of found.metadata) {
+  for (const { before, after, module } of found.metadata) {
     const [old, fresh] = await Promise.all([deps.content.read(before!), deps.content.read(after!)]);
-    if (metadataDiffers(old.toString('utf8'), fresh.toString('utf8'))) inputs.add('modules');
+    if (metadataDiffers(old.toString('utf8'), fresh.toString('utf8')))
+      inputs.add('modules').add(`name module ${module}`);
   }
   if (found.names.length > 0) {
     for (const input of await store.globInputs(deps.db)) {

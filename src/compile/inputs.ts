@@ -1,7 +1,7 @@
 /**
  * What compiles read of a code version, as text, one *input* each (ruby/compile/PROTOCOL.md, "Reads"):
  *
- *   file PATH · kind PATH · list PATH · glob PATTERN · data PATH<TAB>KEY · name KIND NAME · modules
+ *   file PATH · kind PATH · list PATH · glob PATTERN · data PATH<TAB>KEY · name KIND NAME (also of modules) · modules
  *
  * and which of these differ between two code versions. Everything here is decided from the two tree manifests alone; only the
  * keys of changed data files and the metadata of changed modules need a look at bytes, which the caller takes.
@@ -36,7 +36,7 @@ export interface Difference {
   /** Changed files, under every path that leads to them: for data keys. */
   files: ChangedFile[];
   /** `metadata.json` of modules that are in both. */
-  metadata: ChangedFile[];
+  metadata: (ChangedFile & { module: string })[];
 }
 
 /** Links are followed through links this often. */
@@ -123,14 +123,16 @@ function note(
   if (was === undefined || is === undefined) inputs.add(`list ${posix.dirname(path)}`);
   const place = modulePlace(path, modulepath);
   for (const name of definedNames(place.module, place.path)) inputs.add(`name ${name}`);
-  if (place.module !== undefined && place.path === '' && (was === undefined || is === undefined)) inputs.add('modules');
+  if (place.module !== undefined && place.path === '' && kindOf(was) !== kindOf(is)) {
+    inputs.add('modules').add(`name module ${place.module}`);
+  }
 
   if (was?.kind === 'directory' || is?.kind === 'directory') return;
   // A link to a file has no bytes of its own; what it leads to has this name as well.
   const file = { path, before: bytesOf(was), after: bytesOf(is) };
   if (place.module !== undefined && place.path === 'metadata.json') {
-    if (was && is) found.metadata.push(file);
-    else inputs.add('modules');
+    if (was && is) found.metadata.push({ ...file, module: place.module });
+    else inputs.add('modules').add(`name module ${place.module}`);
   }
   found.files.push(file);
 }

@@ -135,7 +135,9 @@ const NAMED: Record<string, string[]> = {
     'modules/linked/lib/puppet/parser/functions/old.rb',
   ],
   modules: ['modules/m/metadata.json'],
+  'name module m': ['modules/m/metadata.json'],
 };
+const MODULES = ['modules', 'name module m', 'name module n', 'name module linked'];
 const READABLE = [...NAMES, 'modules/m/files/linked', 'modules/linked/files/b', 'data/nodes/b.yaml'];
 const LISTED = [
   'modules',
@@ -148,11 +150,14 @@ const LISTED = [
 ];
 
 function value(disk: Disk, input: string): unknown {
-  if (NAMED[input]) {
-    const found = NAMED[input].map((path) => disk.read(path));
-    // Another metadata.json is looked at by its bytes, elsewhere.
-    return input === 'modules' ? [found[0] !== undefined, disk.list('modules'), disk.list('site')] : found;
+  const found = NAMED[input]?.map((path) => disk.read(path));
+  // Another metadata.json is looked at by its bytes, elsewhere.
+  if (input === 'modules') return [found![0] !== undefined, disk.list('modules'), disk.list('site')];
+  if (input.startsWith('name module ')) {
+    const name = input.slice('name module '.length);
+    return [found?.[0] !== undefined, ...MODULEPATH.map((directory) => disk.lstat(`${directory}/${name}`))];
   }
+  if (found) return found;
   const [word, rest] = [input.slice(0, input.indexOf(' ')), input.slice(input.indexOf(' ') + 1)];
   if (word === 'file') return disk.read(rest);
   if (word === 'kind') return disk.lstat(rest);
@@ -165,6 +170,7 @@ test('an input that a compile would see differ is among the changed ones', () =>
     ...READABLE.flatMap((path) => [`file ${path}`, `kind ${path}`]),
     ...LISTED.map((path) => `list ${path}`),
     ...Object.keys(NAMED),
+    ...MODULES,
     'glob manifests/**/*.pp',
     'glob data/*.yaml',
     'glob modules/*/lib/**/*.rb',

@@ -40,7 +40,6 @@ describe.concurrent('things of the code version', { timeout: 120_000 }, () => {
       'file manifests/site.pp',
       'glob manifests/**/*.pp',
       'kind manifests',
-      'modules',
     ]);
   });
   test('manifests, there and not', async () => {

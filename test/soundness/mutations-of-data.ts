@@ -1,5 +1,6 @@
 import { parse, stringify } from 'yaml';
 import { another, edit, kindsOf, machine, paths, replaceOne, SITE, textOf, toggle, write } from './editing.ts';
+import { encrypted } from './eyaml.ts';
 import type { Random } from './random.ts';
 import { BASE_MODULES, type Facts, type Json, ROLES, type World } from './world.ts';
 
@@ -25,8 +26,6 @@ function reshaped(value: Json, random: Random): Json {
     if (before === undefined && Object.values(value).some((each) => typeof each !== 'string')) return value;
     return { ...value, [key]: before === undefined ? random.word() : reshaped(before, random) };
   }
-  if (typeof value === 'string' && value.startsWith('SEALED['))
-    return `SEALED[${Buffer.from(random.word()).toString('base64')}]`;
   if (typeof value === 'string' && /^\d+M$/.test(value)) return `${64 + random.below(1000)}M`;
   return another(value, random);
 }
@@ -85,7 +84,7 @@ kind('data: key added', 5, (world, random) => {
   return `${path}: ${key}`;
 });
 kind('data: key removed', 3, (world, random) => {
-  const path = random.pick(paths(world, /^data\/(?!sealed).*\.yaml$/));
+  const path = random.pick(paths(world, YAML_DATA));
   const { [random.pick([...keysOf(data(world, path)), 'none'])]: gone, ...rest } = data(world, path);
   if (gone === undefined) return undefined;
   write(world, path, stringify(rest));
@@ -172,10 +171,21 @@ kind('data: of another backend', 3, (world, random) =>
         text.replace('{', `{\n  "${random.pick(['app::extra', 'nobody::asks'])}": "${random.word()}",`),
       ),
     () =>
-      edit(world, 'data/sealed.yaml', (text) =>
+      edit(world, 'site-modules/app/data/sealed.yaml', (text) =>
         replaceOne(text, /SEALED\[.*?\]/g, random, () => `SEALED[${Buffer.from(random.word()).toString('base64')}]`),
       ),
   ])(),
+);
+kind('data: eyaml', 3, (world, random) =>
+  edit(world, 'data/secrets.eyaml', (text) =>
+    random.pick([
+      () => replaceOne(text, /ENC\[.*?\]/g, random, () => encrypted(random.word())),
+      () =>
+        `${text}${random.pick(['app::extra', 'nobody::asks', 'profile::base::motto'])}: ${encrypted(random.word())}\n`,
+      () => `${text}region: "${encrypted(random.word())} %{facts.site.name} %{lookup('profile::base::contact')}"\n`,
+      () => replaceOne(text, /^\w.*\n/gm, random, () => ''),
+    ])(),
+  ),
 );
 kind('data: of a module', 3, (world, random) =>
   random.pick([

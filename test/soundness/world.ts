@@ -7,6 +7,7 @@ import type { ContentHash } from '../../src/model/ids.ts';
 import type { TreeEntry } from '../../src/model/tree.ts';
 import { type ModulepathEntry, planModulepath, readEnvironmentConf } from '../../src/truth/modulepath.ts';
 import { environmentFile } from '../../src/truth/plugins.ts';
+import { encrypted, PRIVATE_KEY, PUBLIC_KEY } from './eyaml.ts';
 
 const REPO = fileURLToPath(new URL('../fixtures/soundness-repo', import.meta.url));
 const FACTS = new URL('../fixtures/facts/debian-12.json', import.meta.url);
@@ -47,6 +48,12 @@ export function fileOf(text: string | Buffer, mode: '644' | '755' = '644'): Code
 export async function firstWorld(roles: Partial<Record<Role, number>> = ROLES): Promise<World> {
   const files = new Map<string, CodeFile>();
   await readFiles(REPO, '', files);
+  const replaced = (path: string, change: (text: string) => string): void => {
+    const file = files.get(path)!;
+    if ('bytes' in file) files.set(path, fileOf(change(file.bytes.toString()), file.mode));
+  };
+  replaced('hiera.yaml', (text) => text.replace('%PRIVATE_KEY%', PRIVATE_KEY).replace('%PUBLIC_KEY%', PUBLIC_KEY));
+  replaced('data/secrets.eyaml', (text) => text.replace(/DEC\[(.*?)\]/g, (_, plain) => encrypted(plain)));
   for (const name of MODULES) await readFiles(await realpath(join(DEBIAN, name)), `${BASE_MODULES}/${name}`, files);
   const facts = JSON.parse(await readFile(FACTS, 'utf8')) as Facts;
   const machines = new Map<string, Machine>();

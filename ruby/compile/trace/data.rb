@@ -6,10 +6,12 @@ require_relative '../read_set'
 
 module Callboard
   module Trace
-    # Hiera's YAML and JSON files by root key. What the value of a key is depends on the file alone, and the control plane
-    # knows how to take such files apart (data_keys.rb). Files of every other backend count as a whole.
+    # Hiera's YAML, JSON and eyaml files by root key. What the value of a key is depends on the file alone, and the control plane
+    # knows how to take such files apart (data_keys.rb); what is encrypted counts by its encrypted text. Files of every other
+    # backend count as a whole.
     module Data
-      KEYED = %w[yaml_data json_data].freeze
+      # Is the file taken apart as JSON? The control plane goes by its name.
+      KEYED = { 'yaml_data' => false, 'eyaml_lookup_key' => false, 'json_data' => true }.freeze
 
       # For the provider of `data_hash` levels.
       module Hash
@@ -17,26 +19,52 @@ module Callboard
 
         def data_value(invocation, location, root_key)
           reads = ReadSet.current
-          reads.data_key(location.location, root_key) if reads && keyed?(location)
+          reads.data_key(location.location, root_key) if reads && Data.keyed?(reads, function_name, location)
           super
         end
 
         def call_data_hash_function(context, invocation, location)
           reads = ReadSet.current
-          reads && keyed?(location) ? reads.mute { super } : super
+          reads && Data.keyed?(reads, function_name, location) ? reads.mute { super } : super
         end
+      end
 
-        # Only a file of the code version: others are not taken apart.
-        def keyed?(location)
-          KEYED.include?(function_name) && location && location.location.is_a?(Pathname) &&
-            ReadSet.current.inside?(location.location.to_s)
+      # For the provider of `lookup_key` levels. What a value asks for in its turn, and keys to decrypt with, are told of as ever.
+      module Key
+        private
+
+        def lookup_key(key, invocation, location, merge)
+          reads = ReadSet.current
+          return super unless reads && Data.keyed?(reads, function_name, location)
+
+          path = location.location.to_s
+          reads.data_key(path, key)
+          reads.but(path) { super }
+        end
+      end
+
+      # Whatever a value asks for in its turn.
+      module Interpolated
+        def interpolate(value)
+          reads = ReadSet.current
+          reads ? reads.but(nil) { super } : super
         end
       end
 
       module_function
 
       def install
+        Puppet::Pops::Lookup::Context.prepend(Interpolated)
         Puppet::Pops::Lookup::DataHashFunctionProvider.prepend(Hash)
+        Puppet::Pops::Lookup::LookupKeyFunctionProvider.prepend(Key)
+      end
+
+      # Only a file of the code version: others are not taken apart.
+      def keyed?(reads, function, location)
+        return false unless KEYED.key?(function) && location && location.location.is_a?(Pathname)
+
+        path = location.location.to_s
+        reads.inside?(path) && path.end_with?('.json') == KEYED[function]
       end
     end
   end

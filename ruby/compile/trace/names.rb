@@ -75,15 +75,31 @@ module Callboard
         end
       end
 
-      # `modules` stands for these.
+      # Puppet asks for modules by name. It goes through the list of them for loaders alone, which find what they find by name.
       module Modules
+        def module(name)
+          ReadSet.current&.name('module', name)
+          super
+        end
+
         def modules
           reads = ReadSet.current
-          reads ? reads.mute { super } : super
+          return super unless reads
+
+          reads.modules if reads.places.of_code
+          reads.mute { super }
         end
       end
 
-      # What of a metadata.json `modules` does not stand for, when a module's code asks for it.
+      # What the loaders know of a module: whether it is there, and which modules it needs.
+      module Resolver
+        def [](name)
+          ReadSet.current&.name('module', name)
+          super
+        end
+      end
+
+      # What of a metadata.json its module's name does not stand for, when a module's code asks for it.
       module Metadata
         %i[metadata source author version license dependencies summary description project_page].each do |name|
           define_method(name) do
@@ -126,6 +142,7 @@ module Callboard
         Puppet::Util::Autoload.singleton_class.prepend(Autoload)
         Puppet::Util::ModuleDirectoriesAdapter.singleton_class.prepend(LibDirectories)
         Puppet::Node::Environment.prepend(Modules)
+        Puppet::Pops::Loaders::ModuleResolver.prepend(Resolver)
         Puppet::Module.prepend(Metadata)
         Puppet::Node::Environment.prepend(Requirements)
         watch_ruby
