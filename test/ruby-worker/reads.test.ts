@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Reads } from '../../src/compile/request.ts';
 import { codeTree, type Entry } from '../compile/code-tree.ts';
+import { encrypted, PRIVATE_KEY, PUBLIC_KEY } from '../soundness/eyaml.ts';
 import { openPool, request } from './compiling.ts';
 
 const pool = openPool({ concurrency: 2 });
@@ -168,6 +169,36 @@ end`,
     );
     expect(inputs).not.toContain('file data/common.yaml');
     expect(inputs).not.toContain('file data/more.json');
+  });
+  test('eyaml by key, with what a value asks for, and the key pair', async () => {
+    const reads = await readsOf({
+      'manifests/site.pp': `$secret = lookup('secret')
+        if $secret != 'open from elsewhere' { fail("got \${secret}") }
+        notify { 'a': message => lookup('none', default_value => 1) }`,
+      'hiera.yaml': `version: 5
+hierarchy:
+  - name: secrets
+    lookup_key: eyaml_lookup_key
+    paths: [secrets.eyaml, absent.eyaml]
+    options: { pkcs7_private_key: ${PRIVATE_KEY}, pkcs7_public_key: ${PUBLIC_KEY} }
+  - { name: plain, path: common.yaml }
+`,
+      'data/secrets.eyaml': `secret: "${encrypted('open')} %{lookup('from')}"\nother: 1\n`,
+      'data/common.yaml': 'from: from elsewhere\n',
+    });
+    expect(reads.inputs.filter((input) => /secrets|absent|common/.test(input))).toEqual([
+      'data data/common.yaml\tfrom',
+      'data data/common.yaml\tlookup_options',
+      'data data/common.yaml\tnone',
+      'data data/secrets.eyaml\tfrom',
+      'data data/secrets.eyaml\tlookup_options',
+      'data data/secrets.eyaml\tnone',
+      'data data/secrets.eyaml\tsecret',
+      'kind data/absent.eyaml',
+      'kind data/common.yaml',
+      'kind data/secrets.eyaml',
+    ]);
+    expect(reads.outside).toHaveProperty(`file ${PRIVATE_KEY}`, expect.stringMatching(/^[0-9a-f]{64}$/));
   });
   test('links: where they lead, and that they lead there', async () => {
     const inputs = await inputsOf({

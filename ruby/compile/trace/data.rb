@@ -35,7 +35,7 @@ module Callboard
 
         def lookup_key(key, invocation, location, merge)
           reads = ReadSet.current
-          return super unless reads && Data.keyed?(reads, function_name, location)
+          return super unless reads && Data.keyed?(reads, function_name, location) && location.exist?
 
           path = location.location.to_s
           reads.data_key(path, key)
