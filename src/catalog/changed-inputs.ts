@@ -1,34 +1,16 @@
 /**
- * Which of the things that a compile read are different under another code version. Pure: the two trees and the data files'
- * keys are handed in. How inputs are written: "Reads" in ruby/compile/PROTOCOL.md. An input of the kind `name`, which is
- * about every file that could define a name, is not looked at: what defines it is among the files that were read.
+ * Which of the things that a compile read are different under another code version. Pure: the difference of the two trees and
+ * the data files' keys are handed in. How inputs are written: "Reads" in ruby/compile/PROTOCOL.md.
  */
-import { matchesGlob } from 'node:path';
-import type { TreeEntry } from '../model/tree.ts';
-import { isSame, written } from './exact.ts';
-
-export type PathChange = 'added' | 'removed' | 'changed';
+import { type Cause, type Difference, globMatches } from '../model/inputs.ts';
+import { isSame } from './exact.ts';
 
 export interface ChangedInput {
   /** As in the read set, or `facts` and a path. */
   input: string;
-  change: PathChange;
+  change: Cause['change'];
   /** The path in the code that makes it different. */
   path?: string;
-}
-
-/** Paths that are different in two code versions. */
-export function treeDifference(from: Iterable<TreeEntry>, to: Iterable<TreeEntry>): Map<string, PathChange> {
-  const older = new Map([...from].map((entry) => [entry.path, entry]));
-  const changes = new Map<string, PathChange>();
-  for (const entry of to) {
-    const before = older.get(entry.path);
-    older.delete(entry.path);
-    if (!before) changes.set(entry.path, 'added');
-    else if (written(before) !== written(entry)) changes.set(entry.path, 'changed');
-  }
-  for (const path of older.keys()) changes.set(path, 'removed');
-  return changes;
 }
 
 /** The root keys of a data file; undefined where it has none that can be told apart, or is not there. */
@@ -36,9 +18,9 @@ export type DataKeys = Readonly<Record<string, unknown>> | undefined;
 export type DataFiles = ReadonlyMap<string, { from: DataKeys; to: DataKeys }>;
 
 /** Changed data files that some input asks for a key of. */
-export function changedDataPaths(inputs: readonly string[], changes: ReadonlyMap<string, PathChange>): string[] {
+export function changedDataPaths(inputs: readonly string[], found: Difference): string[] {
   const paths = inputs.flatMap((input) => dataInput(input)?.path ?? []);
-  return [...new Set(paths)].filter((path) => changes.has(path));
+  return [...new Set(paths)].filter((path) => found.inputs.has(`file ${path}`));
 }
 
 /** `data PATH<TAB>KEY` taken apart. */
@@ -47,44 +29,33 @@ export function dataInput(input: string): { path: string; key: string } | undefi
   return input.startsWith('data ') && tab > 0 ? { path: input.slice(5, tab), key: input.slice(tab + 1) } : undefined;
 }
 
-export function changedInputs(
-  inputs: readonly string[],
-  changes: ReadonlyMap<string, PathChange>,
-  data: DataFiles,
-): ChangedInput[] {
-  const gone = [...changes].filter(([, change]) => change !== 'changed').map(([path]) => path);
+export function changedInputs(inputs: readonly string[], found: Difference, data: DataFiles): ChangedInput[] {
   return inputs.flatMap((input): ChangedInput[] => {
-    const path = pathBehind(input, changes, data, gone);
-    return path === undefined ? [] : [{ input, change: changes.get(path)!, path }];
+    const cause = causeOf(input, found, data);
+    return cause ? [{ input, ...cause }] : [];
   });
 }
 
-function pathBehind(
-  input: string,
-  changes: ReadonlyMap<string, PathChange>,
-  data: DataFiles,
-  gone: readonly string[],
-): string | undefined {
+/** All files and links that differ. */
+export function changedFiles(found: Difference): ChangedInput[] {
+  return found.files.flatMap(({ path }): ChangedInput[] => {
+    const cause = found.inputs.get(`file ${path}`);
+    return cause?.path === path ? [{ input: `file ${path}`, ...cause }] : [];
+  });
+}
+
+function causeOf(input: string, found: Difference, data: DataFiles): Cause | undefined {
   const key = dataInput(input);
   if (key) {
     const file = data.get(key.path);
-    if (!changes.has(key.path)) return undefined;
     if (file?.from && file.to && isSame(valueIn(file.from, key.key), valueIn(file.to, key.key))) return undefined;
-    return key.path;
+    return found.inputs.get(`file ${key.path}`);
   }
-  const space = input.indexOf(' ');
-  const [kind, about] = space < 0 ? [input, ''] : [input.slice(0, space), input.slice(space + 1)];
-  if (kind === 'file') return changes.has(about) ? about : undefined;
-  if (kind === 'kind') return gone.find((path) => path === about || path.startsWith(`${about}/`));
-  if (kind === 'list') return gone.find((path) => about === '' || about === '.' || path.startsWith(`${about}/`));
-  if (kind === 'glob') return gone.find((path) => matchesGlob(path, about));
-  if (kind === 'modules') return [...changes.keys()].find((path) => /(^|\/)metadata\.json$/.test(path));
-  if (kind === 'name' && about.startsWith('module ')) {
-    const module = `/${about.slice('module '.length)}/`;
-    const isIts = (path: string): boolean => `/${path}`.includes(module);
-    return [...changes.keys()].find((path) => isIts(path) && path.endsWith('/metadata.json')) ?? gone.find(isIts);
+  if (input.startsWith('glob ')) {
+    const path = found.names.find((name) => globMatches(input.slice('glob '.length), name));
+    return path === undefined ? undefined : found.inputs.get(`file ${path}`);
   }
-  return undefined;
+  return found.inputs.get(input);
 }
 
 function valueIn(keys: NonNullable<DataKeys>, key: string): unknown {

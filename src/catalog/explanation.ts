@@ -4,6 +4,7 @@
  */
 import { CallboardError } from '../model/errors.ts';
 import type { Certname, CodeVersionHash, ContentHash } from '../model/ids.ts';
+import { type Difference, difference, metadataDiffers, moduleInputs } from '../model/inputs.ts';
 import { DATA_FILE_BYTES_MAX, PAGE_ROWS_MAX } from '../model/limits.ts';
 import { readTree, type TreeEntry } from '../model/tree.ts';
 import {
@@ -11,11 +12,11 @@ import {
   type ChangedInput,
   changedDataPaths,
   changedFacts,
+  changedFiles,
   changedInputs,
   type DataKeys,
   dataInput,
   isNear,
-  treeDifference,
 } from './changed-inputs.ts';
 import { Containment, RELATIONS } from './containment.ts';
 import { parseExactly } from './exact.ts';
@@ -92,6 +93,23 @@ async function treeOf(deps: CatalogReading, codeVersion: CodeVersionHash): Promi
     if (error instanceof CallboardError) return undefined;
     throw error;
   }
+}
+
+/** What differs between two code versions, as far as both are still there. */
+async function differenceOf(deps: CatalogReading, from: Tree | undefined, to: Tree | undefined): Promise<Difference> {
+  if (!from || !to) return difference({ entries: [], modulepath: [] }, { entries: [], modulepath: [] });
+  const code = async (tree: Tree) => {
+    const about = await textOf(deps, tree, '.callboard/environment.json');
+    const { modulepath } = JSON.parse(about ?? '{"modulepath": []}') as { modulepath: string[] };
+    return { entries: [...tree.values()], modulepath };
+  };
+  const found = difference(await code(from), await code(to));
+  for (const { path, module } of found.metadata) {
+    const [old, fresh] = [await textOf(deps, from, path), await textOf(deps, to, path)];
+    if (!metadataDiffers(old ?? '', fresh ?? '')) continue;
+    for (const input of moduleInputs(module)) found.inputs.set(input, { path, change: 'changed' });
+  }
+  return found;
 }
 
 /** A file of a code version as text; undefined where it is not there, or too large. */
@@ -212,18 +230,13 @@ export async function inputsBetween(
     from.code_version ? await treeOf(deps, from.code_version) : undefined,
     to.code_version ? await treeOf(deps, to.code_version) : undefined,
   ];
-  const changes = older && newer ? treeDifference(older.values(), newer.values()) : new Map<string, never>();
-  if (!before || !after || !traced)
-    return {
-      traced,
-      facts_changed,
-      inputs: [...changes].map(([path, change]) => ({ input: `file ${path}`, change, path })),
-    };
+  const found = await differenceOf(deps, older, newer);
+  if (!before || !after || !traced) return { traced, facts_changed, inputs: changedFiles(found) };
   const inputs = [
     ...new Set([...(await compileInputs(deps.db, before.id)), ...(await compileInputs(deps.db, after.id))]),
   ];
   const data = new Map<string, { from: DataKeys; to: DataKeys }>();
-  for (const path of changedDataPaths(inputs, changes)) {
+  for (const path of changedDataPaths(inputs, found)) {
     const [a, b] = [await textOf(deps, older!, path), await textOf(deps, newer!, path)];
     data.set(path, {
       from: a === undefined ? undefined : dataKeys(path, a),
@@ -235,5 +248,5 @@ export async function inputsBetween(
   const facts = facts_changed
     ? changedFacts(distinct, await factsOf(deps, before.facts), await factsOf(deps, after.facts))
     : [];
-  return { traced, facts_changed, inputs: [...changedInputs(inputs.sort(), changes, data), ...facts] };
+  return { traced, facts_changed, inputs: [...changedInputs(inputs.sort(), found, data), ...facts] };
 }

@@ -8,13 +8,22 @@
  */
 import type { Logger } from 'pino';
 import type { Certname, CodeVersionHash, ContentHash } from '../model/ids.ts';
+import {
+  type Code,
+  changedKeys,
+  type Difference,
+  difference,
+  globExpression,
+  metadataDiffers,
+  moduleInputs,
+} from '../model/inputs.ts';
 import { AFFECTED_BATCH_MAX, BASES_COMPARED_MAX } from '../model/limits.ts';
 import { readTree } from '../model/tree.ts';
 import type { Database, Transaction } from '../postgres/database.ts';
 import { notify } from '../postgres/listen.ts';
 import type { JobHandlers, Jobs } from '../postgres/queue.ts';
 import { dataKeys, dataKind } from './data-files.ts';
-import { type Code, changedKeys, type Difference, difference, globExpression, metadataDiffers } from './inputs.ts';
+
 import { isOutsideChanged } from './outside.ts';
 import { queueNodeCompiles } from './queue.ts';
 import * as store from './read-set-store.ts';
@@ -184,11 +193,11 @@ async function changedInputs(
   found: Difference,
   signal: AbortSignal,
 ): Promise<string[]> {
-  const inputs = new Set(found.inputs);
+  const inputs = new Set(found.inputs.keys());
   for (const { before, after, module } of found.metadata) {
     const [old, fresh] = await Promise.all([deps.content.read(before!), deps.content.read(after!)]);
-    if (metadataDiffers(old.toString('utf8'), fresh.toString('utf8')))
-      inputs.add('modules').add(`name module ${module}`);
+    if (!metadataDiffers(old.toString('utf8'), fresh.toString('utf8'))) continue;
+    for (const input of moduleInputs(module)) inputs.add(input);
   }
   if (found.names.length > 0) {
     for (const input of await store.globInputs(deps.db)) {

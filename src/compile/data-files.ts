@@ -5,9 +5,9 @@
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import type { ContentHash } from '../model/ids.ts';
+import type { DataKeys } from '../model/inputs.ts';
 import { DATA_FILE_BYTES_MAX, DATA_KEYS_TIME_MAX_MS } from '../model/limits.ts';
 import type { Database } from '../postgres/database.ts';
-import type { DataKeys } from './inputs.ts';
 import { knownDataKeys, storeDataKeys } from './read-set-store.ts';
 import { RUBY_ENVIRONMENT } from './ruby-environment.ts';
 

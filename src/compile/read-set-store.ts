@@ -2,9 +2,9 @@
 import { createHash } from 'node:crypto';
 import { sql } from 'kysely';
 import type { Certname, CodeVersionHash } from '../model/ids.ts';
+import { type DataKeys, parts } from '../model/inputs.ts';
 import { type Queries, row, rows, type Transaction } from '../postgres/database.ts';
 import type { DataPath } from './data.ts';
-import { type DataKeys, parts } from './inputs.ts';
 
 /** Inputs and data paths, each sorted and once. */
 export interface ReadSet {

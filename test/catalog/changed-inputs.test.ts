@@ -2,12 +2,13 @@ import { expect, test } from 'vitest';
 import {
   changedDataPaths,
   changedFacts,
+  changedFiles,
   changedInputs,
   isNear,
-  treeDifference,
 } from '../../src/catalog/changed-inputs.ts';
 import { dataKeys, keyOrigins } from '../../src/catalog/hiera.ts';
 import type { ContentHash } from '../../src/model/ids.ts';
+import { difference } from '../../src/model/inputs.ts';
 import type { TreeEntry } from '../../src/model/tree.ts';
 
 const file = (path: string, hash = 'a'): TreeEntry => ({
@@ -18,38 +19,34 @@ const file = (path: string, hash = 'a'): TreeEntry => ({
   size: 1,
 });
 
-test('paths that were added, removed or changed in any way', () => {
-  const from = [
-    file('same'),
-    file('bytes'),
-    file('mode'),
-    file('gone'),
-    { kind: 'link', path: 'link', target: 'x' } as const,
-  ];
-  const to = [
-    file('same'),
-    file('bytes', 'b'),
-    { ...file('mode'), mode: '755' } as TreeEntry,
-    file('link'),
-    file('new'),
-  ];
-  expect(Object.fromEntries(treeDifference(from, to))).toEqual({
-    bytes: 'changed',
+const kept = [file('modules/m/manifests/same.pp'), file('modules/m/manifests/init.pp')];
+const found = difference(
+  { entries: [...kept, file('data/common.yaml'), file('modules/m/files/x'), file('mode')], modulepath: ['modules'] },
+  {
+    entries: [
+      kept[0]!,
+      file('modules/m/manifests/init.pp', 'b'),
+      file('data/common.yaml', 'b'),
+      file('data/nodes/a.yaml'),
+      file('modules/m/lib/puppet/functions/m/f.rb'),
+      { ...file('mode'), mode: '755' } as TreeEntry,
+    ],
+    modulepath: ['modules'],
+  },
+);
+
+test('files that were added, removed or changed in any way', () => {
+  expect(Object.fromEntries(changedFiles(found).map(({ path, change }) => [path, change]))).toEqual({
+    'data/common.yaml': 'changed',
+    'data/nodes/a.yaml': 'added',
+    'modules/m/files/x': 'removed',
+    'modules/m/lib/puppet/functions/m/f.rb': 'added',
+    'modules/m/manifests/init.pp': 'changed',
     mode: 'changed',
-    link: 'changed',
-    new: 'added',
-    gone: 'removed',
   });
 });
 
 test('of what was read, exactly what differs', () => {
-  const changes = new Map([
-    ['data/common.yaml', 'changed'],
-    ['data/nodes/a.yaml', 'added'],
-    ['modules/m/files/x', 'removed'],
-    ['modules/m/metadata.json', 'changed'],
-    ['modules/m/manifests/init.pp', 'changed'],
-  ] as const);
   const inputs = [
     'data data/common.yaml\tm::changed',
     'data data/common.yaml\tm::same',
@@ -65,14 +62,17 @@ test('of what was read, exactly what differs', () => {
     'kind modules/m/manifests/init.pp',
     'list modules/m/files',
     'list modules/m/manifests',
+    'list data',
     'modules',
     'name function m::f',
+    'name function m::g',
+    'name module m',
   ];
-  expect(changedDataPaths(inputs, changes)).toEqual(['data/common.yaml', 'data/nodes/a.yaml']);
+  expect(changedDataPaths(inputs, found)).toEqual(['data/common.yaml', 'data/nodes/a.yaml']);
   const data = new Map([
     ['data/common.yaml', { from: { 'm::changed': 1, 'm::same': [1] }, to: { 'm::changed': 2, 'm::same': [1] } }],
   ]);
-  expect(changedInputs(inputs, changes, data).map((each) => [each.input, each.change])).toEqual([
+  expect(changedInputs(inputs, found, data).map((each) => [each.input, each.change])).toEqual([
     ['data data/common.yaml\tm::changed', 'changed'],
     ['data data/nodes/a.yaml\tm::changed', 'added'],
     ['file modules/m/manifests/init.pp', 'changed'],
@@ -80,7 +80,8 @@ test('of what was read, exactly what differs', () => {
     ['kind data/nodes', 'added'],
     ['kind modules/m/files/x', 'removed'],
     ['list modules/m/files', 'removed'],
-    ['modules', 'changed'],
+    ['list data', 'added'],
+    ['name function m::f', 'added'],
   ]);
 });
 

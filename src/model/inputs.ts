@@ -9,8 +9,8 @@
  * It may name too many inputs, never too few: what is named and was read costs a compile, what is not is not compiled (P6).
  */
 import { posix } from 'node:path';
-import type { ContentHash } from '../model/ids.ts';
-import type { TreeEntry } from '../model/tree.ts';
+import type { ContentHash } from './ids.ts';
+import type { TreeEntry } from './tree.ts';
 
 /** The code of one version: its tree, and the directories of modules in it. */
 export interface Code {
@@ -26,11 +26,20 @@ export interface ChangedFile {
   after: ContentHash | undefined;
 }
 
+export type PathChange = 'added' | 'removed' | 'changed';
+
+/** What makes an input differ. */
+export interface Cause {
+  /** A file, link or directory of the code. */
+  path: string;
+  change: PathChange;
+}
+
 export interface Difference {
   /** So much differs (the modulepath, a link to a directory) that everything may. */
   everything: boolean;
   /** Inputs that differ, but for globs and data keys. */
-  inputs: Set<string>;
+  inputs: Map<string, Cause>;
   /** Names that are in one of the two only: for globs. */
   names: string[];
   /** Changed files, under every path that leads to them: for data keys. */
@@ -43,17 +52,17 @@ export interface Difference {
 const LINKS_MAX = 8;
 
 export function difference(before: Code, after: Code): Difference {
-  const found: Difference = { everything: false, inputs: new Set(), names: [], files: [], metadata: [] };
-  if (before.modulepath.join('\n') !== after.modulepath.join('\n')) return { ...found, everything: true };
+  const found: Difference = { everything: false, inputs: new Map(), names: [], files: [], metadata: [] };
+  if (before.modulepath.join('\n') !== after.modulepath.join('\n')) found.everything = true;
 
   const [old, fresh] = [placesOf(before.entries), placesOf(after.entries)];
   const links = [...before.entries, ...after.entries].filter((entry) => entry.kind === 'link');
   for (const path of new Set([...old.keys(), ...fresh.keys()])) {
     const [was, is] = [old.get(path), fresh.get(path)];
     if (was && is && said(was) === said(is)) continue;
-    if ((was?.kind === 'link' || is?.kind === 'link') && leadsToDirectory(path, [old, fresh]))
-      return { ...found, everything: true };
-    for (const name of allNames(path, links)) note(found, name, was, is, before.modulepath);
+    if ((was?.kind === 'link' || is?.kind === 'link') && leadsToDirectory(path, [old, fresh])) found.everything = true;
+    const cause: Cause = { path, change: was === undefined ? 'added' : is === undefined ? 'removed' : 'changed' };
+    for (const name of allNames(path, links)) note(found, name, was, is, after.modulepath, cause);
   }
   return found;
 }
@@ -112,29 +121,34 @@ function note(
   was: Place | undefined,
   is: Place | undefined,
   modulepath: readonly string[],
+  cause: Cause,
 ): void {
-  const { inputs } = found;
-  inputs.add(`file ${path}`);
+  const add = (...inputs: string[]): void => {
+    for (const input of inputs) if (!found.inputs.has(input)) found.inputs.set(input, cause);
+  };
+  add(`file ${path}`);
   if (kindOf(was) !== kindOf(is)) {
-    inputs.add(`kind ${path}`);
-    inputs.add(`list ${path}`);
+    add(`kind ${path}`, `list ${path}`);
     found.names.push(path);
   }
-  if (was === undefined || is === undefined) inputs.add(`list ${posix.dirname(path)}`);
+  if (was === undefined || is === undefined) add(`list ${posix.dirname(path)}`);
   const place = modulePlace(path, modulepath);
-  for (const name of definedNames(place.module, place.path)) inputs.add(`name ${name}`);
-  if (place.module !== undefined && place.path === '' && kindOf(was) !== kindOf(is)) {
-    inputs.add('modules').add(`name module ${place.module}`);
-  }
+  add(...definedNames(place.module, place.path).map((name) => `name ${name}`));
+  if (place.module !== undefined && place.path === '' && kindOf(was) !== kindOf(is)) add(...moduleInputs(place.module));
 
   if (was?.kind === 'directory' || is?.kind === 'directory') return;
   // A link to a file has no bytes of its own; what it leads to has this name as well.
   const file = { path, before: bytesOf(was), after: bytesOf(is) };
   if (place.module !== undefined && place.path === 'metadata.json') {
     if (was && is) found.metadata.push({ ...file, module: place.module });
-    else inputs.add('modules').add(`name module ${place.module}`);
+    else add(...moduleInputs(place.module));
   }
   found.files.push(file);
+}
+
+/** What differs with a module. */
+export function moduleInputs(module: string): string[] {
+  return ['modules', `name module ${module}`];
 }
 
 function bytesOf(place: Place | undefined): ContentHash | undefined {

@@ -5,8 +5,8 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { dataDigest, volatilePath } from '../../src/compile/data.ts';
-import { type Code, changedKeys, difference, globMatches, metadataDiffers, parts } from '../../src/compile/inputs.ts';
 import type { ContentHash } from '../../src/model/ids.ts';
+import { type Code, changedKeys, difference, globMatches, metadataDiffers, parts } from '../../src/model/inputs.ts';
 import type { TreeEntry } from '../../src/model/tree.ts';
 
 const MODULEPATH = ['modules', 'site'];
@@ -210,8 +210,8 @@ test('an edit of one file is an edit of that file and of what it defines', () =>
         modulepath: MODULEPATH,
       },
     );
-  expect([...edited('data/common.yaml').inputs]).toEqual(['file data/common.yaml']);
-  expect([...edited('modules/m/functions/f.pp').inputs]).toEqual([
+  expect([...edited('data/common.yaml').inputs.keys()]).toEqual(['file data/common.yaml']);
+  expect([...edited('modules/m/functions/f.pp').inputs.keys()]).toEqual([
     'file modules/m/functions/f.pp',
     'name function m::f',
     'name function f',
