@@ -212,7 +212,8 @@ export async function nodesWhere(
     const holds =
       condition.kind === 'certname'
         ? sql`n.certname like ${condition.pattern}`
-        : sql`d.document::json #>> ${condition.path}::text[] is not distinct from ${condition.value}::text`;
+        : // PostgreSQL's text has no zero character, and refuses to look into a document that names one.
+          sql`replace(d.document, '\\u0000', '\\ufffd')::json #>> ${condition.path}::text[] is not distinct from ${condition.value}::text`;
     return condition.isNot ? sql`not (${holds})` : holds;
   });
   const found = await rows(

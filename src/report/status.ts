@@ -68,6 +68,7 @@ export interface NodeDetail extends Node {
   trusted_extensions: Record<string, string>;
   facts: string | null;
   created_at: string;
+  /** But for trials'. */
   last_compile: Compile | null;
   run: Run | null;
 }
@@ -123,7 +124,11 @@ export async function readNode(db: Queries, certname: Certname): Promise<NodeDet
   const lastCompile = await row<Compile>(
     sql`
       select id, environment, code_version, trigger, catalog, error, warnings, ${timeText('finished_at')} as finished_at
-      from compile where certname = ${certname} order by compile.finished_at desc limit 1
+      from compile
+      where certname = ${certname} and not exists (
+        select from trial where trial.environment = compile.environment and trial.code_version = compile.code_version
+      )
+      order by compile.finished_at desc limit 1
     `,
     db,
   );

@@ -11,7 +11,7 @@ beforeAll(async () => {
   fleet = await plannedFleet();
   await fleet.deploy(SITE);
   for (const name of ['web1', 'web2', 'web3'])
-    await fleet.facts(`${name}.example`, { role: 'web', os: { family: 'Debian' } });
+    await fleet.facts(`${name}.example`, { role: 'web', os: { family: 'Debian' }, odd: 'a\0b' });
   await fleet.facts('db1.example', { role: 'db', os: { family: 'RedHat' } });
   await fleet.facts('odd1.example', { role: 'odd', os: { family: 'Debian' } });
   await fleet.compiled();
@@ -139,6 +139,12 @@ test('a working tree is planned as it is, and neither it nor the environment not
   expect(pinned.stderr).toContain('CATALOG_NOT_FOUND');
   const again = await fleet.callboard('plan', 'production', '--code', trial);
   expect(again.stdout).toBe(stdout);
+
+  writeFileSync(join(repo.directory, 'modules/db/manifests/init.pp'), 'class db { fail("on trial") }\n');
+  const failing = await fleet.callboard('plan', 'production', '--local', repo.directory);
+  expect([failing.exitCode, failing.stdout]).toEqual([4, expect.stringContaining('on trial')]);
+  const shown = JSON.parse((await fleet.callboard('node', 'show', 'db1.example', '--json')).stdout);
+  expect(shown.last_compile).toMatchObject({ error: null });
 
   writeFileSync(join(repo.directory, 'Puppetfile'), "mod 'nothing', :git => '/nowhere/at/all'\n");
   const refused = await fleet.callboard('plan', 'production', '--local', join(repo.directory, 'modules'));
