@@ -2,6 +2,7 @@
 
 require_relative 'code_version'
 require_relative 'compile'
+require_relative 'copied_pages'
 require_relative 'lines'
 require_relative 'parse_cache'
 require_relative 'process_guard'
@@ -17,13 +18,14 @@ module Callboard
     # Beyond this the process does nothing but print.
     OUTPUT_BYTES_MAX = 32 * 1024 * 1024
 
-    Child = Struct.new(:id, :pid, :output, :printed, :kept, :flooded, keyword_init: true)
+    Child = Struct.new(:id, :pid, :output, :printed, :kept, :flooded, :lesson, keyword_init: true)
 
     def initialize(order, socket_path)
       @socket_path = socket_path
       @order = order
       @children = {}
       @warm = []
+      @copied = CopiedPages.new
     end
 
     def run
@@ -90,11 +92,14 @@ module Callboard
 
     def start(message)
       output, printing = IO.pipe
+      lesson, telling = @copied.lesson
       interpreter = Process.pid
       pid = fork do
+        @copied.copy
         output.close
+        lesson&.close
         become_compile(interpreter, printing)
-        compile(message)
+        compile(message, telling)
         exit!(0)
       rescue Exception => e # rubocop:disable Lint/RescueException
         warn "compile: #{e.class}: #{e.message}", *(e.backtrace || []).first(20)
@@ -103,7 +108,8 @@ module Callboard
         exit!(1)
       end
       printing.close
-      @children[pid] = Child.new(id: message['compile'], pid: pid, output: output, printed: 0, kept: +'')
+      telling&.close
+      @children[pid] = Child.new(id: message['compile'], pid: pid, output: output, printed: 0, kept: +'', lesson: lesson)
       @lines.send('event' => 'started', 'compile' => message['compile'], 'pid' => pid)
     end
 
@@ -115,7 +121,7 @@ module Callboard
       trap('CHLD', 'DEFAULT')
       @lines.close
       @ended.close
-      @children.each_value { |child| child.output&.close }
+      @children.each_value { |child| [child.output, child.lesson].each { |io| io&.close } }
       @children = {}
       $stdin.reopen(File::NULL)
       $stdout.reopen(printing)
@@ -124,13 +130,14 @@ module Callboard
       $stdout.sync = true
     end
 
-    def compile(message)
+    def compile(message, telling)
       lines = Lines.connect(@socket_path, message.fetch('token'))
       request = lines.receive(message.fetch('request_bytes_max'))
       return if request.nil?
 
       end_with(lines)
       header, catalog = Compile.new(@code_version).run(request)
+      @copied.tell(telling) if telling
       header['cpu_ms'] = Process.times.then { |t| ((t.utime + t.stime + t.cutime + t.cstime) * 1000).round }
       header['parsed'] = (ParseCache.current.missed + YamlCache.current.missed + TemplateReads.current.missed)
                          .map { |path| @code_version.relative(path) }.reject { |path| path.start_with?('/') }.uniq
@@ -185,6 +192,7 @@ module Callboard
         next if child.nil?
 
         ProcessGuard.end_group(pid) # What it started and left behind.
+        @copied.learn(child.lesson) if child.lesson
         read_rest(child)
         @lines.send(
           'event' => 'ended', 'compile' => child.id, 'exit' => status.exitstatus, 'signal' => status.termsig,
@@ -209,6 +217,7 @@ module Callboard
       return unless path.start_with?("#{@code_version.directory}/") && File.file?(path)
 
       Warming.warm(path)
+      @copied.moved
     end
   end
 

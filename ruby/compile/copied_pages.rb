@@ -1,0 +1,104 @@
+# frozen_string_literal: true
+
+require 'etc'
+require 'fiddle'
+
+module Callboard
+  # A forked process shares its memory with the one that it came from until it writes to it; then the kernel copies it page by
+  # page, with a trap for each, which is much of what a small compile costs. Compiles write to much the same pages, so those that
+  # the first ones wrote to are copied for the next ones all at once. It is a matter of speed alone: where the kernel cannot
+  # do this (Linux before 5.14), nothing happens.
+  class CopiedPages
+    PAGE = Etc.sysconf(Etc::SC_PAGESIZE)
+    # Bits of /proc/PID/pagemap: the page is there, and no other process has it (Documentation/admin-guide/mm/pagemap.rst).
+    OWN = (1 << 63) | (1 << 56)
+    # madvise(2): MADV_POPULATE_WRITE.
+    POPULATE_WRITE = 23
+    # Compiles that are learnt from: after the first fork, and after something was parsed ahead.
+    LESSONS = 5
+    LESSONS_MORE = 2
+    # 256 MiB, where pages have 4 KiB.
+    PAGES_MAX = 65_536
+    # Pages between two that are copied, which are copied with them.
+    GAP = 4
+    MADVISE = begin
+      Fiddle::Function.new(
+        Fiddle::Handle::DEFAULT['madvise'], [Fiddle::TYPE_VOIDP, Fiddle::TYPE_SIZE_T, Fiddle::TYPE_INT], Fiddle::TYPE_INT,
+      )
+    rescue Fiddle::DLError
+      nil
+    end
+
+    def initialize
+      @pages = Hash.new(0) # How many compiles wrote to each.
+      @runs = []
+      @lessons = MADVISE ? LESSONS : 0
+    end
+
+    # Another compile may write to other pages from now on.
+    def moved
+      @lessons = [@lessons, LESSONS_MORE].max if MADVISE
+    end
+
+    # A pipe for what the next process has to say, or nil.
+    def lesson
+      return if @lessons.zero?
+
+      @lessons -= 1
+      IO.pipe(binmode: true)
+    end
+
+    # In the forked process, before anything else.
+    def copy
+      @runs.each { |first, count| MADVISE.call(first * PAGE, count * PAGE, POPULATE_WRITE) }
+      @mappings = mappings
+    rescue SystemCallError
+      @mappings = []
+    end
+
+    # In the forked process, in the end: which pages it wrote to. What does not fit into the pipe is not told.
+    def tell(writer)
+      File.open('/proc/self/pagemap', 'rb') do |file|
+        own = @mappings.flat_map do |first, count|
+          flags = file.pread(count * 8, first * 8).unpack('Q*')
+          flags.each_index.select { |index| flags[index] & OWN == OWN }.map { |index| first + index }
+        end
+        writer.write_nonblock(runs(own).flatten.pack('Q*'))
+      end
+    rescue SystemCallError, EOFError
+      nil
+    end
+
+    # In the process that forks: what one told.
+    def learn(reader)
+      words = reader.read_nonblock(65_536, exception: false)
+      return unless words.is_a?(String)
+
+      words.unpack('Q*').each_slice(2) do |first, count|
+        count.to_i.clamp(0, PAGES_MAX - @pages.size).times { |index| @pages[first + index] += 1 }
+      end
+      # What one compile alone wrote to says little.
+      @runs = runs(@pages.select { |_, times| times > 1 }.keys.sort)
+    ensure
+      reader.close
+    end
+
+    private
+
+    # [first page, pages] of all memory that a write would copy.
+    def mappings
+      File.foreach('/proc/self/maps').filter_map do |line|
+        range, mode, _, _, inode, = line.split
+        next unless mode == 'rw-p' && inode == '0'
+
+        first, last = range.split('-').map { |address| address.to_i(16) / PAGE }
+        [first, last - first]
+      end
+    end
+
+    # Ascending pages as [first, count].
+    def runs(pages)
+      pages.slice_when { |page, following| following - page > GAP }.map { |run| [run.first, run.last - run.first + 1] }
+    end
+  end
+end
