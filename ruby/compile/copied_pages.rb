@@ -19,6 +19,8 @@ module Callboard
     LESSONS_MORE = 2
     # 256 MiB, where pages have 4 KiB.
     PAGES_MAX = 65_536
+    # No process has memory beyond: what is told of it is not believed.
+    FIRST_MAX = (1 << 47) / PAGE
     # Pages between two that are copied, which are copied with them.
     GAP = 4
     MADVISE = begin
@@ -48,10 +50,10 @@ module Callboard
       IO.pipe(binmode: true)
     end
 
-    # In the forked process, before anything else.
-    def copy
+    # In the forked process, before anything else. `lesson`: it will tell.
+    def copy(lesson:)
       @runs.each { |first, count| MADVISE.call(first * PAGE, count * PAGE, POPULATE_WRITE) }
-      @mappings = mappings
+      @mappings = lesson ? mappings : []
     rescue SystemCallError
       @mappings = []
     end
@@ -75,6 +77,8 @@ module Callboard
       return unless words.is_a?(String)
 
       words.unpack('Q*').each_slice(2) do |first, count|
+        next if first > FIRST_MAX
+
         count.to_i.clamp(0, PAGES_MAX - @pages.size).times { |index| @pages[first + index] += 1 }
       end
       # What one compile alone wrote to says little.

@@ -95,7 +95,7 @@ module Callboard
       lesson, telling = @copied.lesson
       interpreter = Process.pid
       pid = fork do
-        @copied.copy
+        @copied.copy(lesson: lesson)
         output.close
         lesson&.close
         become_compile(interpreter, printing)

@@ -23,7 +23,6 @@ import type { Database, Transaction } from '../postgres/database.ts';
 import { notify } from '../postgres/listen.ts';
 import type { JobHandlers, Jobs } from '../postgres/queue.ts';
 import { dataKeys, dataKind } from './data-files.ts';
-
 import { isOutsideChanged } from './outside.ts';
 import { queueNodeCompiles } from './queue.ts';
 import * as store from './read-set-store.ts';

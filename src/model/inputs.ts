@@ -26,13 +26,11 @@ export interface ChangedFile {
   after: ContentHash | undefined;
 }
 
-export type PathChange = 'added' | 'removed' | 'changed';
-
 /** What makes an input differ. */
 export interface Cause {
   /** A file, link or directory of the code. */
   path: string;
-  change: PathChange;
+  change: 'added' | 'removed' | 'changed';
 }
 
 export interface Difference {

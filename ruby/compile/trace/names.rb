@@ -89,6 +89,11 @@ module Callboard
           reads.modules if reads.places.of_code
           reads.mute { super }
         end
+
+        def module_requirements
+          Names.versions_of_modules
+          super
+        end
       end
 
       # What the loaders know of a module: whether it is there, and which modules it needs.
@@ -125,14 +130,6 @@ module Callboard
         end
       end
 
-      # Who needs which version of whom.
-      module Requirements
-        def module_requirements
-          Names.versions_of_modules
-          super
-        end
-      end
-
       module_function
 
       def install
@@ -144,7 +141,6 @@ module Callboard
         Puppet::Node::Environment.prepend(Modules)
         Puppet::Pops::Loaders::ModuleResolver.prepend(Resolver)
         Puppet::Module.prepend(Metadata)
-        Puppet::Node::Environment.prepend(Requirements)
         watch_ruby
       end
 
