@@ -29,7 +29,7 @@ module Callboard
     end).map { |file| file.delete_prefix('puppet/functions/').delete_suffix('.rb').gsub('/', '::') }.freeze
 
     attr_reader :directory, :name
-    # What Puppet had to say in `prepare`; every compile says it again.
+    # What Puppet had to say before any compile; every compile says it again.
     attr_reader :messages
 
     def initialize(name, directory)
@@ -58,8 +58,12 @@ module Callboard
     # Puppet's own functions. Those take their scope from the compile that calls them.
     def prepare
       links
-      listened = Puppet::Test::LogCollector.new(@messages)
-      Puppet::Util::Log.with_destination(listened) { load_first }
+      listened { load_first }
+    end
+
+    # Keeps what Puppet has to say in the block.
+    def listened(&block)
+      Puppet::Util::Log.with_destination(Puppet::Test::LogCollector.new(@messages), &block)
     end
 
     def load_first

@@ -2,6 +2,7 @@
 
 require 'puppet'
 require_relative 'canonical'
+require_relative 'loads'
 require_relative 'outcome'
 require_relative 'request_node'
 require_relative 'static_metadata'
@@ -11,14 +12,17 @@ module Callboard
   # One compile: request in, header and catalog out. Runs in a process of its own, which ends afterwards; so nothing here
   # has to be undone.
   class Compile
-    def initialize(code_version)
+    # `reads`: of what the interpreter loaded ahead.
+    def initialize(code_version, reads = nil)
       @code_version = code_version
+      @reads = reads
     end
 
     # [header, canonical bytes or nil]. Whatever a module's code raises is a result.
     def run(request)
-      reads = Trace.begin(@code_version) unless request['trace'] == false
+      reads = Trace.begin(@code_version, @reads) unless request['trace'] == false
       header, canonical = answer(request)
+      header['loads'] = reads ? Loads.of(reads.files) : []
       header['reads'] = reads && Trace.finish(reads)
       [header, canonical]
     end

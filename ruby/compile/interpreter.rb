@@ -4,6 +4,7 @@ require_relative 'code_version'
 require_relative 'compile'
 require_relative 'copied_pages'
 require_relative 'lines'
+require_relative 'loads'
 require_relative 'parse_cache'
 require_relative 'process_guard'
 require_relative 'template_reads'
@@ -11,8 +12,8 @@ require_relative 'yaml_cache'
 
 module Callboard
   # The interpreter of one code version in one environment. It forks a process for every compile, sees to its output and
-  # its end, and in its idle moments parses what those processes had to parse, so that the next ones need not. No code of
-  # a module is ever loaded here: a compile can change nothing that another would see.
+  # its end, and in its idle moments parses what those processes had to parse, so that the next ones need not. Code of modules
+  # is loaded here only where the order names it, and never evaluated: a compile can change nothing that another would see.
   class Interpreter
     OUTPUT_BYTES_KEPT = 8 * 1024
     # Beyond this the process does nothing but print.
@@ -50,10 +51,16 @@ module Callboard
       rescue StandardError
         @code_version = CodeVersion.new(@order.fetch('environment'), @order.fetch('code_directory'))
       end
+      load_ahead if @order['loads']
       true
     rescue StandardError => e
       @lines.send('event' => 'failed', 'reason' => e.message)
       false
+    end
+
+    def load_ahead
+      @reads = @code_version.listened { Loads.new(@code_version, @order['loads']).run }
+      GC.start
     end
 
     def watch_children
@@ -136,7 +143,7 @@ module Callboard
       return if request.nil?
 
       end_with(lines)
-      header, catalog = Compile.new(@code_version).run(request)
+      header, catalog = Compile.new(@code_version, @reads).run(request)
       @copied.tell(telling) if telling
       header['cpu_ms'] = Process.times.then { |t| ((t.utime + t.stime + t.cutime + t.cstime) * 1000).round }
       header['parsed'] = (ParseCache.current.missed + YamlCache.current.missed + TemplateReads.current.missed)

@@ -209,6 +209,16 @@ module Callboard
 
     # --- the answer ---
 
+    # Nothing was looked at but the code version, and what is recorded can hold for any node.
+    def of_code_alone?
+      @volatile.empty? && @outside.to_h.empty?
+    end
+
+    # Files of the code version, relative, in the order in which they were first read.
+    def files
+      @files.select { |_, told| told }.keys.filter_map { |path| path.delete_prefix(@prefix) if path.start_with?(@prefix) }
+    end
+
     def to_h
       @muted += 1
       inputs = (ALWAYS + (@modules ? ['modules'] : []) + tree_inputs + name_inputs).uniq.sort

@@ -18,8 +18,10 @@ module Callboard
       [Access, Data, Facts, Files, Machine, Names, Templates].each(&:install)
     end
 
-    # Begins the trace of this process's one compile.
-    def begin(code_version)
+    # Begins the trace of this process's one compile; or goes on with `reads`, of what was loaded for it ahead.
+    def begin(code_version, reads = nil)
+      return ReadSet.current = reads if reads
+
       ReadSet.open(code_version).tap { Names.begin }
     end
 

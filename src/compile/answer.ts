@@ -11,6 +11,8 @@ export interface CompileHeader {
   cpuMs: number | null;
   /** Files of the code version that had to be parsed. */
   parsed: string[];
+  /** Files of modules' code that were loaded, in their order. */
+  loads: string[];
   reads: Reads | null;
 }
 
@@ -27,6 +29,7 @@ export function readHeader(line: Buffer): CompileHeader {
     warnings: list(value.warnings).map((item) => ({ ...message(item), level: String(record(item).level) })),
     cpuMs: typeof value.cpu_ms === 'number' ? value.cpu_ms : null,
     parsed: list(value.parsed).map(String),
+    loads: list(value.loads).slice(0, READS_MAX).map(String),
     reads: value.reads === null || value.reads === undefined ? null : readReads(record(value.reads)),
   };
   if (status === 'failed') header.error = message(value.error);

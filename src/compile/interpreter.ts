@@ -35,7 +35,6 @@ const GONE: ProcessEnd = { exit: null, signal: null, flooded: false, output: '',
 
 export class Interpreter {
   readonly id: number;
-  readonly key: string;
   readonly codeDirectory: string;
   /** Settles when it is gone, for whatever reason. */
   readonly gone: Promise<void>;
@@ -46,9 +45,8 @@ export class Interpreter {
   readonly #forks = new Map<number, Pending>();
   #nextFork = 1;
 
-  constructor(id: number, key: string, codeDirectory: string, connection: LineConnection) {
+  constructor(id: number, codeDirectory: string, connection: LineConnection) {
     this.id = id;
-    this.key = key;
     this.codeDirectory = codeDirectory;
     this.#connection = connection;
     this.gone = this.#listen();

@@ -124,8 +124,14 @@ export class Parent {
     return this.#log();
   }
 
-  /** Throws WORKER_FAILED where the code version cannot be used at all. */
-  async startInterpreter(environment: string, codeDirectory: string, timeMaxMs: number): Promise<Interpreter> {
+  /**
+   * Throws WORKER_FAILED where the code version cannot be used at all, or `loads`, the code of modules that it is to load ahead
+   * (relative files), cannot be loaded by itself.
+   */
+  async startInterpreter(
+    { environment, codeDirectory, loads }: { environment: string; codeDirectory: string; loads?: readonly string[] },
+    timeMaxMs: number,
+  ): Promise<Interpreter> {
     const id = this.#nextInterpreter++;
     const expected = this.#reception.expect();
     this.#connection.send({
@@ -134,6 +140,7 @@ export class Parent {
       token: expected.token,
       environment,
       code_directory: codeDirectory,
+      loads,
     });
     const timer = Promise.withResolvers<null>();
     const timeout = setTimeout(() => timer.resolve(null), timeMaxMs);
@@ -146,7 +153,7 @@ export class Parent {
         connection!.close();
         throwUnless(false, ready.reason ?? 'an interpreter ended while it started', this.log);
       }
-      return new Interpreter(id, `${environment}\n${codeDirectory}`, codeDirectory, connection!);
+      return new Interpreter(id, codeDirectory, connection!);
     } catch (error) {
       this.killInterpreter(id);
       throw error;

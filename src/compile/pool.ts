@@ -5,6 +5,8 @@
  * or a module's code says about a compile is a result and never tried again.
  *
  *   parent (Puppet) ─▶ interpreter (code version, warm) ─▶ one process a compile
+ *
+ * Where compiles of several nodes load the same code of modules, an interpreter loads it ahead for the next ones (loads.ts).
  */
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
@@ -20,6 +22,7 @@ import {
 import { type CompileHeader, checkCatalog, readHeader } from './answer.ts';
 import type { Fork, Interpreter, ProcessEnd } from './interpreter.ts';
 import { type LineConnection, LineTooLong } from './lines.ts';
+import { Loads, type LoadSet } from './loads.ts';
 import { Parent, type ParentOptions } from './parent.ts';
 import { Reception } from './reception.ts';
 import { type CompileRequest, type CompileResult, requestLine } from './request.ts';
@@ -51,6 +54,15 @@ export interface CompileLimits {
   memoryMaxBytes?: number;
 }
 
+/** An interpreter, from the moment when it is to be started. */
+interface Kept {
+  key: string;
+  codeDirectory: string;
+  starting: Promise<Interpreter>;
+  /** Undefined until it is ready. */
+  ready: Interpreter | undefined;
+}
+
 /** Something is wrong with a process, not with the code that it compiled. */
 class Trouble extends Error {}
 
@@ -59,7 +71,8 @@ export class CompilePool {
   readonly #concurrency: number;
   readonly #timeMaxMs: number;
   readonly #memoryMaxBytes: number;
-  readonly #interpreters = new Map<string, Promise<Interpreter>>();
+  readonly #interpreters = new Map<string, Kept>();
+  readonly #loads = new Loads();
   readonly #waiting: (() => void)[] = [];
   #reception: Promise<Reception> | undefined;
   #parent: Promise<Parent> | undefined;
@@ -73,7 +86,7 @@ export class CompilePool {
     this.#timeMaxMs = options.timeMaxMs ?? COMPILE_TIME_MAX_MS;
     this.#memoryMaxBytes = options.memoryMaxBytes ?? COMPILE_MEMORY_MAX_BYTES;
     const idleMaxMs = options.interpreterIdleMaxMs ?? INTERPRETER_IDLE_MAX_MS;
-    this.#idleTimer = setInterval(() => void this.#endIdle(Date.now() - idleMaxMs), idleMaxMs / 4).unref();
+    this.#idleTimer = setInterval(() => this.#endIdle(Date.now() - idleMaxMs), idleMaxMs / 4).unref();
   }
 
   /** For figures: compiles under way, compiles waiting, interpreters. */
@@ -95,12 +108,15 @@ export class CompilePool {
     await this.#turn(signal);
     try {
       try {
-        return await this.#attempt(request, limits, signal);
+        const loaded = request.apart ? undefined : this.#loaded(request);
+        const result = await this.#attempt(request, loaded, limits, signal);
+        // Only what fails without anything loaded ahead is the code's own fault.
+        if (loaded === undefined || result.status === 'compiled') return result;
       } catch (error) {
         if (!(error instanceof Trouble) || this.#closed) throw error;
         this.#note('a compile is tried again', { certname: request.certname, reason: error.message });
-        return await this.#attempt(request, limits, signal);
       }
+      return await this.#attempt(request, undefined, limits, signal);
     } catch (error) {
       if (!(error instanceof Trouble)) throw error;
       if (this.#closed) throw new CallboardError('WORKER_FAILED', { reason: 'it is being stopped' });
@@ -156,10 +172,11 @@ export class CompilePool {
 
   async #attempt(
     request: CompileRequest,
+    loaded: Interpreter | undefined,
     limits: CompileLimits,
     signal: AbortSignal | undefined,
   ): Promise<CompileResult> {
-    const interpreter = await this.#interpreter(request.environment, request.codeDirectory);
+    const interpreter = loaded ?? (await this.#plain(request));
     const reception = await this.#reception!;
     interpreter.running += 1;
     interpreter.usedAt = Date.now();
@@ -173,6 +190,7 @@ export class CompilePool {
     );
     try {
       const answer = await watch.during(expected.arrival.then((connection) => converse(connection, request)));
+      this.#loads.learn(request.certname, codeKey(request), answer.header.loads, loaded !== undefined);
       if (answer.header.parsed.length > 0) {
         interpreter.warm(answer.header.parsed);
         void this.#parent?.then((parent) => parent.warm(request.codeDirectory, answer.header.parsed)).catch(() => {});
@@ -201,44 +219,81 @@ export class CompilePool {
     }
   }
 
-  async #interpreter(environment: string, codeDirectory: string): Promise<Interpreter> {
-    const key = `${environment}\n${codeDirectory}`;
-    let interpreter = this.#interpreters.get(key);
-    if (!interpreter) {
-      interpreter = this.#theParent().then((parent) =>
-        parent.startInterpreter(environment, codeDirectory, this.#timeMaxMs),
-      );
-      this.#interpreters.set(key, interpreter);
-      const forget = () => {
-        if (this.#interpreters.get(key) === interpreter) this.#interpreters.delete(key);
-      };
-      interpreter.then((started) => started.gone.then(forget), forget);
-      void this.#endOldest();
-    }
-    return interpreter;
+  /** The interpreter of the request's code version that has loaded no code. */
+  #plain(request: CompileRequest): Promise<Interpreter> {
+    const kept = this.#interpreters.get(codeKey(request));
+    if (kept) return kept.starting;
+    const { starting } = this.#start(request, undefined);
+    this.#endOldest();
+    return starting;
+  }
+
+  /** The interpreter that has loaded what the node's compile will; undefined where there is none, or none yet. */
+  #loaded(request: CompileRequest): Interpreter | undefined {
+    const set = this.#loads.expected(request.certname, codeKey(request));
+    if (!set) return undefined;
+    const kept = this.#interpreters.get(`${codeKey(request)}\n${set.key}`);
+    if (kept) return kept.ready?.alive ? kept.ready : undefined;
+    if (!this.#makeRoom(request.codeDirectory)) return undefined;
+    this.#start(request, set).starting.catch((error) => {
+      set.fit = false;
+      if (!this.#closed) this.#note('code is not loaded ahead', { reason: (error as Error).message });
+    });
+    return undefined;
+  }
+
+  #start(request: CompileRequest, set: LoadSet | undefined): Kept {
+    const { environment, codeDirectory } = request;
+    const code = set ? { environment, codeDirectory, loads: set.files } : { environment, codeDirectory };
+    const kept: Kept = {
+      key: set ? `${codeKey(request)}\n${set.key}` : codeKey(request),
+      codeDirectory,
+      starting: this.#theParent().then((parent) => parent.startInterpreter(code, this.#timeMaxMs)),
+      ready: undefined,
+    };
+    this.#interpreters.set(kept.key, kept);
+    const forget = () => {
+      if (this.#interpreters.get(kept.key) === kept) this.#interpreters.delete(kept.key);
+    };
+    kept.starting.then((interpreter) => {
+      kept.ready = interpreter;
+      void interpreter.gone.then(forget);
+    }, forget);
+    return kept;
+  }
+
+  get #interpretersMax(): number {
+    return this.#options.interpretersMax ?? INTERPRETERS_MAX;
+  }
+
+  /** Whether there is room for one more interpreter of this code version, at the cost of idle ones of others. */
+  #makeRoom(codeDirectory: string): boolean {
+    if (this.#interpreters.size < this.#interpretersMax) return true;
+    const oldest = this.#idle().find((kept) => kept.codeDirectory !== codeDirectory);
+    if (oldest) this.#forget(oldest);
+    return oldest !== undefined;
   }
 
   /** Ends interpreters that nobody uses, the longest unused first, until there are few enough. */
-  async #endOldest(): Promise<void> {
-    const idle = await this.#idle();
-    const surplus = this.#interpreters.size - (this.#options.interpretersMax ?? INTERPRETERS_MAX);
-    for (const interpreter of idle.slice(0, Math.max(0, surplus))) this.#forget(interpreter);
+  #endOldest(): void {
+    const surplus = this.#interpreters.size - this.#interpretersMax;
+    for (const kept of this.#idle().slice(0, Math.max(0, surplus))) this.#forget(kept);
   }
 
   /** Ends interpreters that nobody used since then. */
-  async #endIdle(since: number): Promise<void> {
-    for (const interpreter of await this.#idle()) if (interpreter.usedAt < since) this.#forget(interpreter);
+  #endIdle(since: number): void {
+    for (const kept of this.#idle()) if (kept.ready!.usedAt < since) this.#forget(kept);
   }
 
   /** Those without a compile, the longest unused first. */
-  async #idle(): Promise<Interpreter[]> {
-    const started = await Promise.all([...this.#interpreters.values()].map((one) => one.catch(() => undefined)));
-    return started.filter((one) => one?.running === 0).sort((a, b) => a!.usedAt - b!.usedAt) as Interpreter[];
+  #idle(): Kept[] {
+    const idle = [...this.#interpreters.values()].filter(({ ready }) => ready?.running === 0);
+    return idle.sort((a, b) => a.ready!.usedAt - b.ready!.usedAt);
   }
 
-  #forget(interpreter: Interpreter): void {
-    this.#interpreters.delete(interpreter.key);
-    interpreter.close();
+  #forget(kept: Kept): void {
+    this.#interpreters.delete(kept.key);
+    kept.ready?.close();
   }
 
   #theParent(): Promise<Parent> {
@@ -263,6 +318,11 @@ export class CompilePool {
   #note(message: string, detail: Record<string, unknown>): void {
     this.#options.note?.(message, detail);
   }
+}
+
+/** What tells one code version in one environment from others. */
+function codeKey({ environment, codeDirectory }: CompileRequest): string {
+  return `${environment}\n${codeDirectory}`;
 }
 
 interface Answer {

@@ -16,6 +16,8 @@ export interface CompileRequest {
   serverFacts: Record<string, string>;
   /** Whether to tell what is read, which is the normal case; false: as fast as can be, for comparison. */
   trace?: boolean;
+  /** In an interpreter that has loaded no code of modules: what others load is not to be relied on. */
+  apart?: boolean;
 }
 
 /** Puppet's own words, with the place in the code version where they apply. */

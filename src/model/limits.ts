@@ -81,6 +81,9 @@ export const COMPILE_MEMORY_MAX_BYTES = 1024 * MiB;
 export const READS_MAX = 200_000;
 /** Interpreters of code versions kept warm; each is some 100 MiB, mostly shared with its parent. */
 export const INTERPRETERS_MAX = 8;
+/** Nodes of which the pool remembers what their compiles load, and sets of files that it knows them by. */
+export const LOADS_NODES_MAX = 100_000;
+export const LOADS_SETS_MAX = 1000;
 /** An interpreter that nobody used for so long is ended: its code version is an old one. */
 export const INTERPRETER_IDLE_MAX_MS = 15 * 60_000;
 /** What an ENC may print, and how long it may take. */
