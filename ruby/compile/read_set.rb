@@ -41,7 +41,9 @@ module Callboard
       @places = Places.new(@root)
       @outside = OutsideReads.new(self)
       @kinds = {}
+      @modes = {}
       @files = {}
+      @stats = {}.compare_by_identity
       @lists = {}
       @globs = {}
       @keys = {}
@@ -59,8 +61,25 @@ module Callboard
       note(@kinds, :kind, path)
     end
 
+    # Of an open file it may be that of any file that was read.
+    def mode(path)
+      path.is_a?(IO) ? @all_modes = true : note(@modes, :mode, path)
+    end
+
     def file(path)
       note(@files, :file, path)
+    end
+
+    # `stat` is of this path.
+    def stat(stat, path)
+      @stats[stat] = path_of(path)
+      stat
+    end
+
+    # Somebody takes the mode out of a File::Stat.
+    def mode_of(stat)
+      path = @stats[stat]
+      path ? mode(path) : @all_modes = true
     end
 
     def list(path)
@@ -272,8 +291,9 @@ module Callboard
       files += absent
       kinds = @kinds.select { |path, told| told && !@files[path] }.keys + directories + absent
       lists = @lists.select { |_, told| told }.keys
+      modes = (@all_modes ? @files.merge(@modes) : @modes).select { |_, told| told }.keys
       inputs = files.flat_map { |path| one('file', path) } + kinds.flat_map { |path| one('kind', path) } +
-               lists.flat_map { |path| one('list', path) }
+               modes.flat_map { |path| one('mode', path) } + lists.flat_map { |path| one('list', path) }
       @globs.each { |pattern, told| inputs.concat(@tree.glob(pattern.delete_prefix(@prefix))) if told }
       inputs + @keys.flat_map { |path, keys| key_inputs(path, keys.keys) }
     end

@@ -39,8 +39,9 @@ export function changedInputs(inputs: readonly string[], found: Difference, data
 /** All files and links that differ. */
 export function changedFiles(found: Difference): ChangedInput[] {
   return found.files.flatMap(({ path }): ChangedInput[] => {
-    const cause = found.inputs.get(`file ${path}`);
-    return cause?.path === path ? [{ input: `file ${path}`, ...cause }] : [];
+    const input = [`file ${path}`, `mode ${path}`].find((each) => found.inputs.has(each));
+    const cause = input === undefined ? undefined : found.inputs.get(input);
+    return input !== undefined && cause?.path === path ? [{ input, ...cause }] : [];
   });
 }
 

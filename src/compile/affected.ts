@@ -210,7 +210,9 @@ async function changedInputs(
       found.files.map((file) => file.path),
     ),
   );
-  const files = found.files.filter((file) => withKeys.has(file.path));
+  const files = found.files.filter(
+    ({ path, before, after }) => withKeys.has(path) && (before === undefined || before !== after),
+  );
   const keys = await dataKeys(
     deps,
     files.flatMap(({ path, before, after }) =>

@@ -1,7 +1,7 @@
 /**
  * What compiles read of a code version, as text, one *input* each (ruby/compile/PROTOCOL.md, "Reads"):
  *
- *   file PATH · kind PATH · list PATH · glob PATTERN · data PATH<TAB>KEY · name KIND NAME (also of modules) · modules
+ *   file PATH · kind PATH · mode PATH · list PATH · glob PATTERN · data PATH<TAB>KEY · name KIND NAME (also of modules) · modules
  *
  * and which of these differ between two code versions. Everything here is decided from the two tree manifests alone; only the
  * keys of changed data files and the metadata of changed modules need a look at bytes, which the caller takes.
@@ -57,7 +57,7 @@ export function difference(before: Code, after: Code): Difference {
   const links = [...before.entries, ...after.entries].filter((entry) => entry.kind === 'link');
   for (const path of new Set([...old.keys(), ...fresh.keys()])) {
     const [was, is] = [old.get(path), fresh.get(path)];
-    if (was && is && said(was) === said(is)) continue;
+    if (was && is && said(was) === said(is) && modeOf(was) === modeOf(is)) continue;
     if ((was?.kind === 'link' || is?.kind === 'link') && leadsToDirectory(path, [old, fresh])) found.everything = true;
     const cause: Cause = { path, change: was === undefined ? 'added' : is === undefined ? 'removed' : 'changed' };
     for (const name of allNames(path, links)) note(found, name, was, is, after.modulepath, cause);
@@ -78,14 +78,18 @@ function placesOf(entries: readonly TreeEntry[]): Map<string, Place> {
   return places;
 }
 
-/** What a reader can see of a place without going into it. */
+/** What a reader can see of a place without going into it, but for the mode. */
 function said(place: Place): string {
-  if (place.kind === 'file') return `file ${place.mode} ${place.hash}`;
+  if (place.kind === 'file') return `file ${place.hash}`;
   return place.kind === 'link' ? `link ${place.target}` : 'directory';
 }
 
 function kindOf(place: Place | undefined): string {
-  return place === undefined ? 'nothing' : place.kind === 'file' ? `file ${place.mode}` : place.kind;
+  return place === undefined ? 'nothing' : place.kind;
+}
+
+function modeOf(place: Place | undefined): string {
+  return place?.kind === 'file' ? `file ${place.mode}` : kindOf(place);
 }
 
 function leadsToDirectory(path: string, trees: Map<string, Place>[]): boolean {
@@ -124,6 +128,11 @@ function note(
   const add = (...inputs: string[]): void => {
     for (const input of inputs) if (!found.inputs.has(input)) found.inputs.set(input, cause);
   };
+  if (modeOf(was) !== modeOf(is)) add(`mode ${path}`);
+  if (was && is && said(was) === said(is)) {
+    found.files.push({ path, before: bytesOf(was), after: bytesOf(is) });
+    return;
+  }
   add(`file ${path}`);
   if (kindOf(was) !== kindOf(is)) {
     add(`kind ${path}`, `list ${path}`);

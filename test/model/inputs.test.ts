@@ -98,7 +98,6 @@ class Disk {
   lstat(path: string): string | undefined {
     const at = this.resolve(path, false);
     const entry = this.#entries.find((each) => each.path === at);
-    if (entry?.kind === 'file') return `file ${entry.mode}`;
     if (entry) return entry.kind;
     return this.#entries.some((each) => each.path.startsWith(`${at}/`)) ? 'directory' : undefined;
   }
@@ -106,7 +105,12 @@ class Disk {
   read(path: string): string | undefined {
     const at = this.resolve(path);
     const entry = this.#entries.find((each) => each.path === at);
-    return entry?.kind === 'file' ? `${entry.mode} ${entry.hash}` : undefined;
+    return entry?.kind === 'file' ? entry.hash : undefined;
+  }
+
+  mode(path: string): string | undefined {
+    const entry = this.#entries.find((each) => each.path === this.resolve(path));
+    return entry?.kind === 'file' ? entry.mode : this.lstat(path);
   }
 
   list(path: string): string {
@@ -161,13 +165,14 @@ function value(disk: Disk, input: string): unknown {
   const [word, rest] = [input.slice(0, input.indexOf(' ')), input.slice(input.indexOf(' ') + 1)];
   if (word === 'file') return disk.read(rest);
   if (word === 'kind') return disk.lstat(rest);
+  if (word === 'mode') return [disk.lstat(rest), disk.mode(rest)];
   if (word === 'list') return disk.list(rest);
   return disk.paths.filter((path) => globMatches(rest, path)).sort();
 }
 
 test('an input that a compile would see differ is among the changed ones', () => {
   const inputs = [
-    ...READABLE.flatMap((path) => [`file ${path}`, `kind ${path}`]),
+    ...READABLE.flatMap((path) => [`file ${path}`, `kind ${path}`, `mode ${path}`]),
     ...LISTED.map((path) => `list ${path}`),
     ...Object.keys(NAMED),
     ...MODULES,
@@ -216,6 +221,14 @@ test('an edit of one file is an edit of that file and of what it defines', () =>
     'name function m::f',
     'name function f',
   ]);
+  const executable = difference(
+    { entries: before, modulepath: MODULEPATH },
+    {
+      entries: before.map((entry) => (entry.kind === 'file' ? { ...entry, mode: '755' } : entry)),
+      modulepath: MODULEPATH,
+    },
+  );
+  expect([...executable.inputs.keys()], 'a mode is nothing else').toEqual(NAMES.map((path) => `mode ${path}`));
   expect(edited('modules/m/files/tree/a').names).toEqual([]);
   expect(edited('modules/m/metadata.json').metadata).toHaveLength(1);
 });

@@ -1,7 +1,7 @@
 /** What a compile read, by kind of input: in small trees, present and absent. */
 /** biome-ignore-all lint/suspicious/noTemplateCurlyInString: Puppet interpolates like this too. */
 import { createHash } from 'node:crypto';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -88,6 +88,65 @@ describe.concurrent('things of the code version', { timeout: 120_000 }, () => {
         'file modules/m/files/f/g/h',
       ]),
     );
+  });
+  test('the mode of a file where code looks at it', async () => {
+    const looking = async (codes: string[]) => {
+      const inputs = await inputsOf({
+        'manifests/site.pp': "notify { 'a': message => String(m::look()) }",
+        'modules/m/lib/puppet/functions/m/look.rb': rubyFunction(
+          'm::look',
+          `${codes.map((code, at) => `path = File.expand_path("../../../../files/f${at}", __dir__); ${code}`).join('\n')}; 1`,
+        ),
+        ...Object.fromEntries(codes.map((_, at) => [`modules/m/files/f${at}`, 'text'])),
+      });
+      return codes.filter((_, at) => inputs.includes(`mode modules/m/files/f${at}`));
+    };
+    const looks = [
+      'File.executable?(path)',
+      'FileTest.world_readable?(path)',
+      'Pathname.new(path).executable?',
+      'Puppet::FileSystem.executable?(path)',
+      'test("x", path)',
+      'File.stat(path).mode',
+      'File.lstat(path).executable_real?',
+      'File::Stat.new(path).inspect',
+    ];
+    const others = [
+      'File.exist?(path) && File.readable?(path) && File.read(path)',
+      'File.stat(path).size + File.open(path) { |file| file.lstat.size }',
+      'File::Stat.new(path).ftype',
+    ];
+    expect(await looking([...others, ...looks])).toEqual(looks);
+    // Whose mode it is cannot be seen.
+    for (const code of [
+      'File.lstat(path).dup.executable?',
+      'File.open(path) { |file| file.stat.mode }',
+      'IO.open(IO.sysopen(path)).stat.mode',
+      'File.open(path) { |file| File.executable?(file) }',
+      'require "fileutils"; FileUtils.cp(path, "/dev/null")',
+    ])
+      expect(await looking([others[0]!, code])).toEqual([others[0], code]);
+  });
+  test('the mode of a source that the catalog takes it from, and of no other', async () => {
+    const inputs = await inputsOf({
+      'manifests/site.pp': `
+        file { '/a': source => 'puppet:///modules/m/a', source_permissions => use }
+        file { '/b': source => 'puppet:///modules/m/b', source_permissions => use_when_creating }
+        file { '/c': source => 'puppet:///modules/m/c' }
+        file { '/d': ensure => directory, recurse => true, source => 'puppet:///modules/m/d', source_permissions => use }
+        file { '/e': ensure => directory, recurse => true, source => 'puppet:///modules/m/e' }`,
+      'modules/m/files/a': 'a',
+      'modules/m/files/b': 'b',
+      'modules/m/files/c': 'c',
+      'modules/m/files/d/one': 'd',
+      'modules/m/files/e/one': 'e',
+    });
+    expect(inputs.filter((input) => input.startsWith('mode'))).toEqual([
+      'mode modules/m/files/a',
+      'mode modules/m/files/b',
+      'mode modules/m/files/d',
+      'mode modules/m/files/d/one',
+    ]);
   });
   test('functions, types and plugins by name', async () => {
     const inputs = await inputsOf({
@@ -266,7 +325,7 @@ describe.concurrent('outside the code version', { timeout: 120_000 }, () => {
       'manifests/site.pp': `notify { 'a': message => String([m::look(), file('${beside}/none', '${beside}/there')]) }`,
       'modules/m/lib/puppet/functions/m/look.rb': rubyFunction(
         'm::look',
-        `[ENV['HOME'].nil?, ENV['NOT_THERE'], Dir.children('${beside}'), File.directory?('${beside}/no')]`,
+        `[ENV['HOME'].nil?, ENV['NOT_THERE'], Dir.children('${beside}'), File.directory?('${beside}/no'), File.executable?('${beside}/there')]`,
       ),
     });
     expect(reads.outside).toMatchObject({
@@ -274,6 +333,7 @@ describe.concurrent('outside the code version', { timeout: 120_000 }, () => {
       [`kind ${beside}/none`]: null,
       [`list ${beside}`]: sha256('there\n'),
       [`kind ${beside}/no`]: null,
+      [`mode ${beside}/there`]: (await stat(join(beside, 'there'))).mode.toString(8).slice(-3),
       'env NOT_THERE': null,
       'env HOME': expect.stringMatching(/^[0-9a-f]{64}$/),
     });
