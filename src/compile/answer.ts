@@ -33,7 +33,7 @@ export function readHeader(line: Buffer): CompileHeader {
   return header;
 }
 
-const INPUT = /^(?:modules$|(?:file|kind|mode|list|glob|data|name) [^\n]+$)/;
+const INPUT = /^(?:modules$|(?:file|kind|mode|list|glob|data|option|name) [^\n]+$)/;
 const OUTSIDE = /^(?:(?:file|kind|mode|list) \/|env )/;
 const ROOTS: unknown[] = ['facts', 'trusted', 'server_facts'];
 

@@ -6,7 +6,15 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { dataDigest, volatilePath } from '../../src/compile/data.ts';
 import type { ContentHash } from '../../src/model/ids.ts';
-import { type Code, changedKeys, difference, globMatches, metadataDiffers, parts } from '../../src/model/inputs.ts';
+import {
+  type Code,
+  changedKeys,
+  type DataKeys,
+  difference,
+  globMatches,
+  metadataDiffers,
+  parts,
+} from '../../src/model/inputs.ts';
 import type { TreeEntry } from '../../src/model/tree.ts';
 
 const MODULEPATH = ['modules', 'site'];
@@ -247,8 +255,30 @@ test('another modulepath, and a link to a directory that changed, concern everyt
 test('of a data file those keys count whose values differ; of one that does not parse, all', () => {
   expect(changedKeys('d.yaml', { a: '1', b: '1' }, { b: '1', c: '1' })).toEqual({
     inputs: ['data d.yaml\ta', 'data d.yaml\tc'],
+    options: expect.objectContaining({ options: [] }),
   });
   expect(changedKeys('d.yaml', { a: '1' }, null)).toEqual({ prefix: 'data d.yaml\t' });
+});
+
+test('of lookup_options those entries count that differ, and all where that cannot be said', () => {
+  const options = (over: object = {}) => ({
+    lookup_options: { whole: JSON.stringify(over), patterns: 'p', modules: 'm', keys: { a: '1', b: '1' }, ...over },
+  });
+  const changed = (before: DataKeys, after: DataKeys) => {
+    const found = changedKeys('d', before, after);
+    return 'prefix' in found ? found : [found.inputs.map((input) => input.split('\t').at(-1)), found.options.options];
+  };
+  expect(changed(options(), options({ keys: { a: '2', c: '1' } }))).toEqual([
+    ['lookup_options'],
+    ['option a', 'option b', 'option c'],
+  ]);
+  expect(changed(options(), options({ patterns: 'q' }))).toEqual([['lookup_options', 'patterns'], []]);
+  expect(changed(options(), options({ modules: 'q' }))).toEqual([['lookup_options', 'modules'], []]);
+  expect(changed(options(), { lookup_options: 'x' })).toEqual([['lookup_options', 'patterns'], []]);
+  expect(changed({ lookup_options: 'y' }, { lookup_options: 'x' })).toEqual([['lookup_options', 'patterns'], []]);
+  expect(changed({}, options()), 'a merge more').toEqual([['lookup_options', 'patterns'], []]);
+  expect(changed(options(), options())).toEqual([[], []]);
+  expect(changed(options(), null)).toEqual({ prefix: 'data d\t' });
 });
 
 test('of metadata.json only what compiles see counts', () => {

@@ -216,8 +216,11 @@ end`,
         'file hiera.yaml',
         'kind data/nodes/n1.example.net.yaml',
         'data data/common.yaml\ta',
-        'data data/common.yaml\tlookup_options',
+        'data data/common.yaml\tlookup_options\tpatterns',
         'data data/common.yaml\tnone',
+        'option a',
+        'option none',
+        'option from_m::key',
         'data data/more.json\tnone',
         'data data/roles/web.yaml\tnone',
         'glob data/roles/*.yaml',
@@ -227,6 +230,7 @@ end`,
       ]),
     );
     expect(inputs).not.toContain('file data/common.yaml');
+    expect(inputs).not.toContain('data data/common.yaml\tlookup_options');
     expect(inputs).not.toContain('file data/more.json');
   });
   test('eyaml by key, with what a value asks for, and the key pair', async () => {
@@ -247,10 +251,10 @@ hierarchy:
     });
     expect(reads.inputs.filter((input) => /secrets|absent|common/.test(input))).toEqual([
       'data data/common.yaml\tfrom',
-      'data data/common.yaml\tlookup_options',
+      'data data/common.yaml\tlookup_options\tpatterns',
       'data data/common.yaml\tnone',
       'data data/secrets.eyaml\tfrom',
-      'data data/secrets.eyaml\tlookup_options',
+      'data data/secrets.eyaml\tlookup_options\tpatterns',
       'data data/secrets.eyaml\tnone',
       'data data/secrets.eyaml\tsecret',
       'kind data/absent.eyaml',
@@ -258,6 +262,37 @@ hierarchy:
       'kind data/secrets.eyaml',
     ]);
     expect(reads.outside).toHaveProperty(`file ${PRIVATE_KEY}`, expect.stringMatching(/^[0-9a-f]{64}$/));
+  });
+  test('lookup_options: for which keys, in which files, and all of them where code may see them', async () => {
+    const optionsOf = async (site: string, more: Record<string, Entry> = {}) => {
+      const inputs = await inputsOf({
+        'manifests/site.pp': site,
+        'hiera.yaml': 'version: 5\nhierarchy: [{ name: yaml, path: common.yaml }]\n',
+        'data/common.yaml': 'a: [1]\nlookup_options: { "a": { merge: deep }, "m::x": { merge: first } }\n',
+        'modules/m/hiera.yaml': 'version: 5\nhierarchy: [{ name: yaml, path: common.yaml }]\n',
+        'modules/m/data/common.yaml': 'm::x: 1\nlookup_options: { "m::x": { merge: unique } }\n',
+        'modules/m/manifests/init.pp': 'class m($x, $y = 2) { notify { "a": message => "${x} ${y}" } }',
+        ...more,
+      });
+      return inputs.filter((input) => /lookup_options|^option/.test(input));
+    };
+    const common = 'data data/common.yaml\tlookup_options';
+    const own = 'data modules/m/data/common.yaml\tlookup_options';
+    const asked = [`${common}\tpatterns`, `${own}\tmodules`, `${own}\tpatterns`, 'option m::x', 'option m::y'];
+    expect(await optionsOf('include m')).toEqual(asked);
+    expect(await optionsOf('notify { "b": message => String(lookup("a", merge => unique)) }')).toEqual([
+      `${common}\tpatterns`,
+      'option a',
+    ]);
+    const code = (body: string) => ({ 'modules/m/lib/puppet/functions/m/look.rb': rubyFunction('m::look', body) });
+    const whole = [common, `${common}\tpatterns`, own, `${own}\tmodules`, `${own}\tpatterns`];
+    expect(await optionsOf('include m\nm::look()', code('"lookup_options"; 1'))).toEqual(whole);
+    const explaining = `scope = closure_scope
+    explainer = Puppet::Pops::Lookup::Explainer.new(true)
+    invocation = Puppet::Pops::Lookup::Invocation.new(scope, {}, {}, explainer)
+    Puppet::Pops::Lookup.lookup("m::x", nil, nil, false, nil, invocation)
+    raise "not explained" unless explainer.explain.include?("unique")`;
+    expect(await optionsOf('m::look()', code(explaining))).toEqual([common, own]);
   });
   test('links: where they lead, and that they lead there', async () => {
     const inputs = await inputsOf({
