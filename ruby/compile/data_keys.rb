@@ -20,7 +20,12 @@ module Callboard
 
     module_function
 
-    # {root key => digest}, or nil.
+    OPTIONS = 'lookup_options'
+    # What may make more of a text than the text.
+    OPEN = /%\{|ENC\[/.freeze
+    INTEGERS = (-2**63...2**63).freeze
+
+    # {root key => digest}, or nil. Of `lookup_options` more, where that can be taken apart.
     def of(text, kind)
       data = load(text, kind)
       raise Whole unless data.is_a?(Hash)
@@ -29,10 +34,40 @@ module Callboard
         # One key that is no text is an error for every look-up in the file.
         raise Whole unless key.is_a?(String) && key.valid_encoding?
 
-        [key.encode(Encoding::UTF_8), Digest::SHA256.hexdigest(text(value))]
+        [key.encode(Encoding::UTF_8), key == OPTIONS && closed?(value) && value.is_a?(Hash) ? options(value) : digest(value)]
       end
     rescue Whole, Psych::Exception, JSON::JSONError, ArgumentError, EncodingError, SystemCallError, SystemStackError
       nil
+    end
+
+    def digest(value)
+      Digest::SHA256.hexdigest(text(value))
+    end
+
+    # An entry holds for the key of its name, a pattern for whatever it matches, in the order of the patterns. Names may have
+    # to begin with a module.
+    def options(value)
+      patterns, entries = value.to_a.partition { |name, _| name.start_with?('^') }
+      {
+        'whole' => digest(value),
+        'patterns' => digest(patterns),
+        'modules' => digest(entries.map { |name, _| name[/\A.*?::/m].to_s }.uniq.sort),
+        'keys' => entries.to_h { |name, item| [name, digest(item)] },
+      }
+    end
+
+    # Nothing in it makes Puppet fail for all of it, or asks for anything else.
+    def closed?(value)
+      case value
+      when String
+        [Encoding::UTF_8, Encoding::US_ASCII].include?(value.encoding) && value.valid_encoding? && !OPEN.match?(value)
+      when Integer then INTEGERS.cover?(value)
+      when Float then value.finite?
+      when true, false, nil then true
+      when Array then value.all? { |item| closed?(item) }
+      when Hash then value.all? { |key, item| key.is_a?(String) && closed?(key) && closed?(item) }
+      else false
+      end
     end
 
     def load(content, kind)

@@ -52,6 +52,13 @@ module Callboard
       end
     end
 
+    def mode(path)
+      find('mode', path) do
+        kind(path)
+        keep("mode #{path}", format('%o', File.stat(path).mode & 0o7777))
+      end
+    end
+
     def list(path)
       find('list', path) do
         names = Dir.children(path).sort_by(&:b)

@@ -20,6 +20,8 @@ module Callboard
     # A fact of one of these names keeps every manifest from being compiled.
     FORBIDDEN_FACTS = [%w[facts facts], %w[facts server_facts]].freeze
     EVERYTHING = [['facts'], ['trusted'], ['server_facts']].freeze
+    OPTIONS = 'lookup_options'
+    OPTION_PARTS = { patterns: "#{OPTIONS}\tpatterns", modules: "#{OPTIONS}\tmodules" }.freeze
 
     class << self
       # The set of the compile that this process is for, or nil.
@@ -41,10 +43,13 @@ module Callboard
       @places = Places.new(@root)
       @outside = OutsideReads.new(self)
       @kinds = {}
+      @modes = {}
       @files = {}
+      @stats = {}.compare_by_identity
       @lists = {}
       @globs = {}
       @keys = {}
+      @options = {}
       @names = {}
       @data = {}
       @volatile = {}
@@ -59,8 +64,25 @@ module Callboard
       note(@kinds, :kind, path)
     end
 
+    # Of an open file it may be that of any file that was read.
+    def mode(path)
+      path.is_a?(IO) ? @all_modes = true : note(@modes, :mode, path)
+    end
+
     def file(path)
       note(@files, :file, path)
+    end
+
+    # `stat` is of this path.
+    def stat(stat, path)
+      @stats[stat] = path_of(path)
+      stat
+    end
+
+    # Somebody takes the mode out of a File::Stat.
+    def mode_of(stat)
+      path = @stats[stat]
+      path ? mode(path) : @all_modes = true
     end
 
     def list(path)
@@ -91,10 +113,31 @@ module Callboard
       @modules = true
     end
 
-    # The value of a root key in a data file of a kind that the control plane can take apart.
-    def data_key(path, key)
-      path = path.to_s
-      (@keys[path] ||= {})[key] = true
+    # The value of a root key in a data file of a kind that the control plane can take apart. `provider`: Puppet's, that asks.
+    def data_key(path, key, provider)
+      keys = (@keys[path.to_s] ||= {})
+      return keys[key] = true unless @choosing && key == OPTIONS
+
+      keys[:patterns] = true
+      keys[:modules] = true if provider.module_name
+    end
+
+    # Within the block, lookup_options are read for nothing but the entries that `option` tells of.
+    def choose_options
+      before, @choosing = @choosing, true
+      yield
+    ensure
+      @choosing = before
+    end
+
+    # What lookup_options say of this key.
+    def option(key)
+      @options[key] = true
+    end
+
+    # Somebody may have seen all entries.
+    def whole_options
+      @whole_options = true
     end
 
     def name(kind, name)
@@ -120,12 +163,14 @@ module Callboard
 
     def everything
       EVERYTHING.each { |path| data(path) }
+      whole_options
       lint
     end
 
     # Ruby code that may get at facts where nobody sees it.
     def back_door(place)
       EVERYTHING.each { |path| data(path) }
+      whole_options
       lint(place)
     end
 
@@ -282,15 +327,29 @@ module Callboard
       files += absent
       kinds = @kinds.select { |path, told| told && !@files[path] }.keys + directories + absent
       lists = @lists.select { |_, told| told }.keys
+      modes = (@all_modes ? @files.merge(@modes) : @modes).select { |_, told| told }.keys
       inputs = files.flat_map { |path| one('file', path) } + kinds.flat_map { |path| one('kind', path) } +
-               lists.flat_map { |path| one('list', path) }
+               modes.flat_map { |path| one('mode', path) } + lists.flat_map { |path| one('list', path) }
       @globs.each { |pattern, told| inputs.concat(@tree.glob(pattern.delete_prefix(@prefix))) if told }
-      inputs + @keys.flat_map { |path, keys| key_inputs(path, keys.keys) }
+      inputs + option_inputs + @keys.flat_map { |path, keys| key_inputs(path, keys.keys) }
+    end
+
+    def option_inputs
+      @whole_options ||= !@options.each_key.all? { |key| plain?(key) }
+      return [] if @whole_options || @keys.each_value.none? { |keys| keys.key?(:patterns) }
+
+      @options.keys.map { |key| "option #{key}" }
+    end
+
+    def plain?(key)
+      key.is_a?(String) && key.valid_encoding? && key.match?(/\A[^\t\n]+\z/)
     end
 
     def key_inputs(path, keys)
       path = File.expand_path(path)
-      plain = keys.all?(String) && keys.none? { |key| key.match?(/[\t\n]/) } && !path.match?(/[\t\n]/)
+      keys += [OPTIONS] if @whole_options && keys.include?(:patterns)
+      keys = keys.uniq.map { |key| OPTION_PARTS.fetch(key, key) }
+      plain = (keys - OPTION_PARTS.values).all? { |key| plain?(key) } && !path.match?(/[\t\n]/)
       *links, last = one(plain ? 'data' : 'file', path)
       links + (last&.start_with?('data ') ? keys.map { |key| "#{last}\t#{key}" } : [last].compact)
     end

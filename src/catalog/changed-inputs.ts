@@ -23,32 +23,40 @@ export function changedDataPaths(inputs: readonly string[], found: Difference): 
   return [...new Set(paths)].filter((path) => found.inputs.has(`file ${path}`));
 }
 
-/** `data PATH<TAB>KEY` taken apart. */
-export function dataInput(input: string): { path: string; key: string } | undefined {
-  const tab = input.indexOf('\t');
-  return input.startsWith('data ') && tab > 0 ? { path: input.slice(5, tab), key: input.slice(tab + 1) } : undefined;
+/** `data PATH<TAB>KEY` taken apart; of lookup_options it may be a part that was read. */
+export function dataInput(input: string): { path: string; key: string; part?: string } | undefined {
+  if (!input.startsWith('data ')) return undefined;
+  const [path = '', key, part] = input.slice('data '.length).split('\t');
+  return key === undefined ? undefined : { path, key, ...(part !== undefined && { part }) };
 }
 
 export function changedInputs(inputs: readonly string[], found: Difference, data: DataFiles): ChangedInput[] {
-  return inputs.flatMap((input): ChangedInput[] => {
-    const cause = causeOf(input, found, data);
-    return cause ? [{ input, ...cause }] : [];
+  const options = new Set(
+    inputs.flatMap((input) => (input.startsWith('option ') ? input.slice('option '.length) : [])),
+  );
+  const changed = inputs.flatMap((input): ChangedInput[] => {
+    const cause = causeOf(input, found, data, options);
+    return cause ? [{ input: input.split('\t', 2).join('\t'), ...cause }] : [];
   });
+  return [...new Map(changed.map((each) => [each.input, each])).values()];
 }
 
 /** All files and links that differ. */
 export function changedFiles(found: Difference): ChangedInput[] {
   return found.files.flatMap(({ path }): ChangedInput[] => {
-    const cause = found.inputs.get(`file ${path}`);
-    return cause?.path === path ? [{ input: `file ${path}`, ...cause }] : [];
+    const input = [`file ${path}`, `mode ${path}`].find((each) => found.inputs.has(each));
+    const cause = input === undefined ? undefined : found.inputs.get(input);
+    return input !== undefined && cause?.path === path ? [{ input, ...cause }] : [];
   });
 }
 
-function causeOf(input: string, found: Difference, data: DataFiles): Cause | undefined {
+function causeOf(input: string, found: Difference, data: DataFiles, options: ReadonlySet<string>): Cause | undefined {
   const key = dataInput(input);
   if (key) {
     const file = data.get(key.path);
-    if (file?.from && file.to && isSame(valueIn(file.from, key.key), valueIn(file.to, key.key))) return undefined;
+    const seen = (keys: NonNullable<DataKeys>): unknown =>
+      key.part === undefined ? valueIn(keys, key.key) : chosen(valueIn(keys, key.key), options);
+    if (file?.from && file.to && isSame(seen(file.from), seen(file.to))) return undefined;
     return found.inputs.get(`file ${key.path}`);
   }
   if (input.startsWith('glob ')) {
@@ -58,8 +66,14 @@ function causeOf(input: string, found: Difference, data: DataFiles): Cause | und
   return found.inputs.get(input);
 }
 
-function valueIn(keys: NonNullable<DataKeys>, key: string): unknown {
+function valueIn(keys: NonNullable<DataKeys>, key: string): { value: unknown } | null {
   return Object.hasOwn(keys, key) ? { value: keys[key] } : null;
+}
+
+/** Of lookup_options the entries that were asked for. */
+function chosen(found: { value: unknown } | null, options: ReadonlySet<string>): unknown {
+  if (typeof found?.value !== 'object' || found.value === null) return found;
+  return Object.entries(found.value).filter(([name]) => name.startsWith('^') || options.has(name));
 }
 
 /** Paths of facts that were read and whose values differ. `data` is as in a read set. */

@@ -73,7 +73,7 @@ async function readsOf(deps: CatalogReading, compile: CompileOrigin, codeVersion
       return { path: [root, ...path].join('.'), ...(value !== undefined && { value }) };
     }),
     // Files and data are told above.
-    others: inputs.filter((input) => !/^(file|data) /.test(input)),
+    others: inputs.filter((input) => !/^(file|data|option) /.test(input)),
     outside: compile.outside ?? {},
     volatile: compile.volatile ?? [],
   };

@@ -9,6 +9,7 @@
 import type { Logger } from 'pino';
 import type { Certname, CodeVersionHash, ContentHash } from '../model/ids.ts';
 import {
+  type ChangedOptions,
   type Code,
   changedKeys,
   type Difference,
@@ -182,8 +183,13 @@ export async function affectedReadSets(
   const found = difference(before, after);
   const sentence = summary(found);
   if (found.everything) return { everything: true, readSets: new Set(), sentence };
-  const inputs = await changedInputs(deps, found, signal);
-  return { everything: false, readSets: new Set(await store.readSetsOf(deps.db, inputs)), sentence };
+  const { inputs, options } = await changedInputs(deps, found, signal);
+  const readSets = new Set(await store.readSetsOf(deps.db, inputs));
+  for (const changed of options) {
+    const askers = new Set(await store.readSetsOf(deps.db, changed.options));
+    for (const reader of await store.readSetsOf(deps.db, [changed.input])) if (askers.has(reader)) readSets.add(reader);
+  }
+  return { everything: false, readSets, sentence };
 }
 
 /** All inputs that differ, those included that bytes or the index must be asked for. */
@@ -191,7 +197,7 @@ async function changedInputs(
   deps: Pick<AffectedDeps, 'db' | 'ruby' | 'content'>,
   found: Difference,
   signal: AbortSignal,
-): Promise<string[]> {
+): Promise<{ inputs: string[]; options: ChangedOptions[] }> {
   const inputs = new Set(found.inputs.keys());
   for (const { before, after, module } of found.metadata) {
     const [old, fresh] = await Promise.all([deps.content.read(before!), deps.content.read(after!)]);
@@ -210,7 +216,9 @@ async function changedInputs(
       found.files.map((file) => file.path),
     ),
   );
-  const files = found.files.filter((file) => withKeys.has(file.path));
+  const files = found.files.filter(
+    ({ path, before, after }) => withKeys.has(path) && (before === undefined || before !== after),
+  );
   const keys = await dataKeys(
     deps,
     files.flatMap(({ path, before, after }) =>
@@ -219,15 +227,20 @@ async function changedInputs(
     signal,
   );
   const prefixes: string[] = [];
+  const options: ChangedOptions[] = [];
   for (const { path, before, after } of files) {
     const keysOf = (hash: ContentHash | undefined) =>
       hash === undefined ? null : keys.get(`${dataKind(path)} ${hash}`)!;
     const changed = changedKeys(path, keysOf(before), keysOf(after));
-    if ('prefix' in changed) prefixes.push(changed.prefix);
-    else for (const input of changed.inputs) inputs.add(input);
+    if ('prefix' in changed) {
+      prefixes.push(changed.prefix);
+      continue;
+    }
+    for (const input of changed.inputs) inputs.add(input);
+    if (changed.options.options.length > 0) options.push(changed.options);
   }
   for (const input of await store.inputsByPrefix(deps.db, prefixes)) inputs.add(input);
-  return [...inputs];
+  return { inputs: [...inputs], options };
 }
 
 /** A code version's tree and modulepath. */

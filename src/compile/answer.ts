@@ -36,8 +36,8 @@ export function readHeader(line: Buffer): CompileHeader {
   return header;
 }
 
-const INPUT = /^(?:modules$|(?:file|kind|list|glob|data|name) [^\n]+$)/;
-const OUTSIDE = /^(?:(?:file|kind|list) \/|env )/;
+const INPUT = /^(?:modules$|(?:file|kind|mode|list|glob|data|option|name) [^\n]+$)/;
+const OUTSIDE = /^(?:(?:file|kind|mode|list) \/|env )/;
 const ROOTS: unknown[] = ['facts', 'trusted', 'server_facts'];
 
 /** Reads that are too many or not of the form are no reads: the compile counts as one that may depend on everything. */

@@ -1,7 +1,7 @@
 /** Things outside of any code version that compiles looked at, looked at again (ruby/compile/PROTOCOL.md, "Reads"). */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { lstat, readdir } from 'node:fs/promises';
+import { lstat, readdir, stat } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { RUBY_ENVIRONMENT } from './ruby-environment.ts';
 
@@ -32,6 +32,8 @@ export async function look(thing: string): Promise<string | null> {
         if (about.isSymbolicLink()) return 'link';
         return about.isFile() ? 'file' : about.isDirectory() ? 'directory' : 'other';
       }
+      case 'mode':
+        return ((await stat(name)).mode & 0o7777).toString(8);
       case 'list': {
         const names = (await readdir(name, { encoding: 'buffer' })) as unknown as Buffer[];
         const hash = createHash('sha256');

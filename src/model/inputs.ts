@@ -1,7 +1,8 @@
 /**
  * What compiles read of a code version, as text, one *input* each (ruby/compile/PROTOCOL.md, "Reads"):
  *
- *   file PATH · kind PATH · list PATH · glob PATTERN · data PATH<TAB>KEY · name KIND NAME (also of modules) · modules
+ *   file PATH · kind PATH · mode PATH · list PATH · glob PATTERN · data PATH<TAB>KEY · option KEY ·
+ *   name KIND NAME (also of modules) · modules
  *
  * and which of these differ between two code versions. Everything here is decided from the two tree manifests alone; only the
  * keys of changed data files and the metadata of changed modules need a look at bytes, which the caller takes.
@@ -57,7 +58,7 @@ export function difference(before: Code, after: Code): Difference {
   const links = [...before.entries, ...after.entries].filter((entry) => entry.kind === 'link');
   for (const path of new Set([...old.keys(), ...fresh.keys()])) {
     const [was, is] = [old.get(path), fresh.get(path)];
-    if (was && is && said(was) === said(is)) continue;
+    if (was && is && said(was) === said(is) && modeOf(was) === modeOf(is)) continue;
     if ((was?.kind === 'link' || is?.kind === 'link') && leadsToDirectory(path, [old, fresh])) found.everything = true;
     const cause: Cause = { path, change: was === undefined ? 'added' : is === undefined ? 'removed' : 'changed' };
     for (const name of allNames(path, links)) note(found, name, was, is, after.modulepath, cause);
@@ -78,14 +79,18 @@ function placesOf(entries: readonly TreeEntry[]): Map<string, Place> {
   return places;
 }
 
-/** What a reader can see of a place without going into it. */
+/** What a reader can see of a place without going into it, but for the mode. */
 function said(place: Place): string {
-  if (place.kind === 'file') return `file ${place.mode} ${place.hash}`;
+  if (place.kind === 'file') return `file ${place.hash}`;
   return place.kind === 'link' ? `link ${place.target}` : 'directory';
 }
 
 function kindOf(place: Place | undefined): string {
-  return place === undefined ? 'nothing' : place.kind === 'file' ? `file ${place.mode}` : place.kind;
+  return place === undefined ? 'nothing' : place.kind;
+}
+
+function modeOf(place: Place | undefined): string {
+  return place?.kind === 'file' ? `file ${place.mode}` : kindOf(place);
 }
 
 function leadsToDirectory(path: string, trees: Map<string, Place>[]): boolean {
@@ -124,6 +129,11 @@ function note(
   const add = (...inputs: string[]): void => {
     for (const input of inputs) if (!found.inputs.has(input)) found.inputs.set(input, cause);
   };
+  if (modeOf(was) !== modeOf(is)) add(`mode ${path}`);
+  if (was && is && said(was) === said(is)) {
+    found.files.push({ path, before: bytesOf(was), after: bytesOf(is) });
+    return;
+  }
   add(`file ${path}`);
   if (kindOf(was) !== kindOf(is)) {
     add(`kind ${path}`, `list ${path}`);
@@ -218,18 +228,52 @@ export function globExpression(pattern: string): RegExp {
 }
 
 /** Root keys of a data file with the digest of each value; null: no such keys, so the file counts as a whole. */
-export type DataKeys = Readonly<Record<string, string>> | null;
+export type DataKeys = Readonly<Record<string, string | LookupOptions>> | null;
+
+/** Digests of `lookup_options` that can be taken apart. */
+export interface LookupOptions {
+  whole: string;
+  /** Entries that are patterns, in their order. */
+  patterns: string;
+  /** The modules that the other entries' names begin with. */
+  modules: string;
+  keys: Readonly<Record<string, string>>;
+}
+
+/** An input that counts for those who have read one of `options` as well. */
+export interface ChangedOptions {
+  input: string;
+  options: string[];
+}
+
+const OPTIONS = 'lookup_options';
 
 /** The data inputs that differ between two states of a file: single keys, or all of the file's. */
 export function changedKeys(
   path: string,
   before: DataKeys,
   after: DataKeys,
-): { inputs: string[] } | { prefix: string } {
+): { inputs: string[]; options: ChangedOptions } | { prefix: string } {
   if (before === null || after === null) return { prefix: `data ${path}\t` };
+  const whole = (value: DataKeys, key: string): string | undefined => {
+    const digest = value![key];
+    return key === OPTIONS && typeof digest === 'object' ? digest.whole : (digest as string | undefined);
+  };
   const keys = new Set([...Object.keys(before), ...Object.keys(after)]);
-  const changed = [...keys].filter((key) => before[key] !== after[key]);
-  return { inputs: changed.map((key) => `data ${path}\t${key}`) };
+  const changed = [...keys].filter((key) => whole(before, key) !== whole(after, key));
+  const input = (key: string): string => `data ${path}\t${key}`;
+  const options = { input: input(`${OPTIONS}\tpatterns`), options: [] as string[] };
+  if (!changed.includes(OPTIONS)) return { inputs: changed.map(input), options };
+
+  const [old, fresh] = [before[OPTIONS], after[OPTIONS]];
+  // Puppet checks the types of several files' options when it merges them, so that even an empty hash more can make it fail.
+  if (typeof old !== 'object' || typeof fresh !== 'object')
+    return { inputs: [...changed.map(input), options.input], options };
+  if (old.patterns !== fresh.patterns) changed.push(`${OPTIONS}\tpatterns`);
+  if (old.modules !== fresh.modules) changed.push(`${OPTIONS}\tmodules`);
+  const names = new Set([...Object.keys(old.keys), ...Object.keys(fresh.keys)]);
+  for (const name of names) if (old.keys[name] !== fresh.keys[name]) options.options.push(`option ${name}`);
+  return { inputs: changed.map(input), options };
 }
 
 /** Whether two states of a module's metadata differ in what a compile can see of it. */
@@ -268,6 +312,7 @@ export function parts(inputs: readonly string[]): string[][] {
 function partOf(input: string): string {
   const [word, rest = ''] = splitOnce(input, ' ');
   if (word === 'name' || word === 'modules') return word;
+  if (word === 'option') return `option ${rest.split('::')[0]}`;
   const path = splitOnce(rest, '\t')[0]!;
   if (path.startsWith('.callboard/modulepath/')) return path.split('/').slice(0, 4).join('/');
   const directories = path.split('/').slice(0, -1);

@@ -85,6 +85,20 @@ test('of what was read, exactly what differs', () => {
   ]);
 });
 
+test('of lookup_options, entries of keys that were asked for, and patterns', () => {
+  const told = (options: object) => {
+    const part = 'data data/common.yaml\tlookup_options';
+    const data = new Map([
+      ['data/common.yaml', { from: { lookup_options: { a: 1, b: 1 } }, to: { lookup_options: options } }],
+    ]);
+    const inputs = [`${part}\tmodules`, `${part}\tpatterns`, 'option a'];
+    return changedInputs(inputs, found, data).map((each) => each.input);
+  };
+  expect(told({ b: 2, a: 1, c: 1 })).toEqual([]);
+  expect(told({ a: 2, b: 1 })).toEqual(['data data/common.yaml\tlookup_options']);
+  expect(told({ a: 1, b: 1, '^a': 1 })).toEqual(['data data/common.yaml\tlookup_options']);
+});
+
 test('facts that were read and have another value', () => {
   const read = [
     ['facts', 'os', 'family'],

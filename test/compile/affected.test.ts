@@ -40,11 +40,16 @@ beforeEach(async () => {
 });
 
 /** A code version of these files, as the newest of production. */
-async function deploy(files: Record<string, string>, plugins = 'plugins'): Promise<CodeVersionHash> {
+async function deploy(
+  files: Record<string, string>,
+  plugins = 'plugins',
+  executable: string[] = [],
+): Promise<CodeVersionHash> {
   const all = { '.callboard/environment.json': JSON.stringify({ modulepath: ['modules'] }), ...files };
   const entries = Object.entries(all).map(([path, text]): TreeEntry => {
     contents.set(sha256(text), Buffer.from(text));
-    return { kind: 'file', path, mode: '644', hash: sha256(text) as ContentHash, size: text.length };
+    const mode = executable.includes(path) ? '755' : '644';
+    return { kind: 'file', path, mode, hash: sha256(text) as ContentHash, size: text.length };
   });
   const manifest = writeTree(entries);
   const id = treeHash(manifest) as CodeVersionHash;
@@ -190,6 +195,45 @@ test('of a data file, who read a key whose value changed, or which came or went'
   const v2 = await deploy({ ...FILES, 'data/common.yaml': '# z is new\ny: 2\nx: 3\nz: 1\n' });
   await find(v2);
   expect(await queued()).toEqual(['x.example', 'z.example']);
+});
+
+test('of lookup_options, who asked for the options of a key whose entry in one of its files changed', async () => {
+  const data = (options: string) => ({ 'data/common.yaml': `x: 1\nlookup_options: ${options}\n` });
+  const v1 = await deploy({ ...FILES, ...data('{a: {merge: first}, b: {merge: first}}') });
+  const [common, other] = ['common', 'other'].map((name) => `data data/${name}.yaml\tlookup_options\tpatterns`);
+  await node('asks.example', v1, { inputs: [common!, 'option a', 'option c'] });
+  await node('others.example', v1, { inputs: [common!, 'option b', 'data data/common.yaml\tx'] });
+  await node('elsewhere.example', v1, { inputs: [other!, 'option a'] });
+  await node('whole.example', v1, { inputs: ['data data/common.yaml\tlookup_options', common!] });
+  const steps: [string, string[]][] = [
+    ['{a: {merge: deep}, b: {merge: first}}', ['asks.example', 'whole.example']],
+    ['{b: {merge: first}, a: {merge: first}}', ['whole.example']],
+    ['{a: {merge: first}}', ['others.example', 'whole.example']],
+    ['{a: {merge: first}, b: {merge: first}, "^a": {}}', ['asks.example', 'others.example', 'whole.example']],
+    ['{a: {merge: first}, b: {merge: "%{x}"}}', ['asks.example', 'others.example', 'whole.example']],
+    ['[', ['asks.example', 'others.example', 'whole.example']],
+  ];
+  for (const [options, expected] of steps) {
+    const version = await deploy({ ...FILES, ...data(options) });
+    await find(version);
+    expect(await queued(), options).toEqual(expected);
+    await pool.query('delete from graphile_worker._private_jobs');
+    await pool.query('delete from compiled where code_version = $1', [version]);
+    await pool.query("update deploy set finished_at = now() - interval '1 day' where code_version = $1", [version]);
+  }
+});
+
+test('a file that becomes executable queues who looked at its mode, not who read it', async () => {
+  const files = { ...FILES, 'data/broken.yaml': 'x: [' };
+  const v1 = await deploy(files);
+  const path = 'modules/m/templates/a.erb';
+  await node('mode.example', v1, { inputs: [`file ${path}`, `mode ${path}`] });
+  await node('bytes.example', v1, { inputs: [`file ${path}`, `kind ${path}`] });
+  await node('glob.example', v1, { inputs: ['glob modules/*/templates/*.erb', 'list modules/m/templates'] });
+  await node('data.example', v1, { inputs: ['data data/broken.yaml\tx', 'data data/common.yaml\tx'] });
+  const v2 = await deploy(files, 'plugins', [path, 'data/broken.yaml', 'data/common.yaml']);
+  await find(v2);
+  expect(await queued()).toEqual(['mode.example']);
 });
 
 test('volatile catalogs, unknown reads, another base, things outside that changed: each is compiled again', async () => {

@@ -6,7 +6,15 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { dataDigest, volatilePath } from '../../src/compile/data.ts';
 import type { ContentHash } from '../../src/model/ids.ts';
-import { type Code, changedKeys, difference, globMatches, metadataDiffers, parts } from '../../src/model/inputs.ts';
+import {
+  type Code,
+  changedKeys,
+  type DataKeys,
+  difference,
+  globMatches,
+  metadataDiffers,
+  parts,
+} from '../../src/model/inputs.ts';
 import type { TreeEntry } from '../../src/model/tree.ts';
 
 const MODULEPATH = ['modules', 'site'];
@@ -98,7 +106,6 @@ class Disk {
   lstat(path: string): string | undefined {
     const at = this.resolve(path, false);
     const entry = this.#entries.find((each) => each.path === at);
-    if (entry?.kind === 'file') return `file ${entry.mode}`;
     if (entry) return entry.kind;
     return this.#entries.some((each) => each.path.startsWith(`${at}/`)) ? 'directory' : undefined;
   }
@@ -106,7 +113,12 @@ class Disk {
   read(path: string): string | undefined {
     const at = this.resolve(path);
     const entry = this.#entries.find((each) => each.path === at);
-    return entry?.kind === 'file' ? `${entry.mode} ${entry.hash}` : undefined;
+    return entry?.kind === 'file' ? entry.hash : undefined;
+  }
+
+  mode(path: string): string | undefined {
+    const entry = this.#entries.find((each) => each.path === this.resolve(path));
+    return entry?.kind === 'file' ? entry.mode : this.lstat(path);
   }
 
   list(path: string): string {
@@ -161,13 +173,14 @@ function value(disk: Disk, input: string): unknown {
   const [word, rest] = [input.slice(0, input.indexOf(' ')), input.slice(input.indexOf(' ') + 1)];
   if (word === 'file') return disk.read(rest);
   if (word === 'kind') return disk.lstat(rest);
+  if (word === 'mode') return [disk.lstat(rest), disk.mode(rest)];
   if (word === 'list') return disk.list(rest);
   return disk.paths.filter((path) => globMatches(rest, path)).sort();
 }
 
 test('an input that a compile would see differ is among the changed ones', () => {
   const inputs = [
-    ...READABLE.flatMap((path) => [`file ${path}`, `kind ${path}`]),
+    ...READABLE.flatMap((path) => [`file ${path}`, `kind ${path}`, `mode ${path}`]),
     ...LISTED.map((path) => `list ${path}`),
     ...Object.keys(NAMED),
     ...MODULES,
@@ -216,6 +229,14 @@ test('an edit of one file is an edit of that file and of what it defines', () =>
     'name function m::f',
     'name function f',
   ]);
+  const executable = difference(
+    { entries: before, modulepath: MODULEPATH },
+    {
+      entries: before.map((entry) => (entry.kind === 'file' ? { ...entry, mode: '755' } : entry)),
+      modulepath: MODULEPATH,
+    },
+  );
+  expect([...executable.inputs.keys()], 'a mode is nothing else').toEqual(NAMES.map((path) => `mode ${path}`));
   expect(edited('modules/m/files/tree/a').names).toEqual([]);
   expect(edited('modules/m/metadata.json').metadata).toHaveLength(1);
 });
@@ -234,8 +255,30 @@ test('another modulepath, and a link to a directory that changed, concern everyt
 test('of a data file those keys count whose values differ; of one that does not parse, all', () => {
   expect(changedKeys('d.yaml', { a: '1', b: '1' }, { b: '1', c: '1' })).toEqual({
     inputs: ['data d.yaml\ta', 'data d.yaml\tc'],
+    options: expect.objectContaining({ options: [] }),
   });
   expect(changedKeys('d.yaml', { a: '1' }, null)).toEqual({ prefix: 'data d.yaml\t' });
+});
+
+test('of lookup_options those entries count that differ, and all where that cannot be said', () => {
+  const options = (over: object = {}) => ({
+    lookup_options: { whole: JSON.stringify(over), patterns: 'p', modules: 'm', keys: { a: '1', b: '1' }, ...over },
+  });
+  const changed = (before: DataKeys, after: DataKeys) => {
+    const found = changedKeys('d', before, after);
+    return 'prefix' in found ? found : [found.inputs.map((input) => input.split('\t').at(-1)), found.options.options];
+  };
+  expect(changed(options(), options({ keys: { a: '2', c: '1' } }))).toEqual([
+    ['lookup_options'],
+    ['option a', 'option b', 'option c'],
+  ]);
+  expect(changed(options(), options({ patterns: 'q' }))).toEqual([['lookup_options', 'patterns'], []]);
+  expect(changed(options(), options({ modules: 'q' }))).toEqual([['lookup_options', 'modules'], []]);
+  expect(changed(options(), { lookup_options: 'x' })).toEqual([['lookup_options', 'patterns'], []]);
+  expect(changed({ lookup_options: 'y' }, { lookup_options: 'x' })).toEqual([['lookup_options', 'patterns'], []]);
+  expect(changed({}, options()), 'a merge more').toEqual([['lookup_options', 'patterns'], []]);
+  expect(changed(options(), options())).toEqual([[], []]);
+  expect(changed(options(), null)).toEqual({ prefix: 'data d\t' });
 });
 
 test('of metadata.json only what compiles see counts', () => {

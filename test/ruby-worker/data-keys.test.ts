@@ -2,10 +2,12 @@
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { expect, test } from 'vitest';
+import type { LookupOptions } from '../../src/model/inputs.ts';
 
 const PROGRAM = fileURLToPath(new URL('../../ruby/compile/data_keys.rb', import.meta.url));
 
-async function keysOf(kind: string, texts: string[]): Promise<(Record<string, string> | null)[]> {
+type Keys = Record<string, string> & { lookup_options?: unknown };
+async function keysOf(kind: string, texts: string[]): Promise<(Keys | null)[]> {
   const orders = texts.map((text) => JSON.stringify({ kind, base64: Buffer.from(text).toString('base64') }));
   const { stdout } = await execa('ruby', [PROGRAM], { input: `${orders.join('\n')}\n` });
   return stdout.split('\n').map((line) => JSON.parse(line).keys);
@@ -68,4 +70,51 @@ test('what cannot be taken apart is null', async () => {
   const yaml = await keysOf('yaml', ['', '- 1\n', 'a: [', 'a: 2001-01-01\n', '1: a\n', 'a: !ruby/object:Object {}\n']);
   expect(yaml).toEqual([null, null, null, null, null, null]);
   expect(await keysOf('json', ['', '[]', '{"a":', '1'])).toEqual([null, null, null, null]);
+});
+
+test('of lookup_options an edit of one entry is an edit of that entry; patterns have an order', async () => {
+  const options = async (...texts: string[]) =>
+    (
+      await keysOf(
+        'yaml',
+        texts.map((text) => `lookup_options: ${text}`),
+      )
+    ).map((keys) => keys!.lookup_options as LookupOptions);
+  const [before, edited, more, other] = await options(
+    '{"a::x": {merge: deep}, "^a::.*": {merge: first}, "^b": {}}',
+    '{"^a::.*": {merge: first}, "a::x": {merge: hash}, "^b": {}}',
+    '{"a::x": {merge: deep}, "a::y": 1, "^a::.*": {merge: first}, "^b": {}}',
+    '{"a::x": {merge: deep}, "^b": {}, "^a::.*": {merge: first}, "b": 1}',
+  );
+  expect(Object.keys(before!.keys)).toEqual(['a::x']);
+  expect(edited).toEqual({ ...before, whole: expect.any(String), keys: { 'a::x': expect.any(String) } });
+  expect(edited!.whole).not.toBe(before!.whole);
+  expect(edited!.keys).not.toEqual(before!.keys);
+  expect(more).toEqual({ ...before, whole: expect.any(String), keys: { ...before!.keys, 'a::y': expect.any(String) } });
+  expect(other!.patterns).not.toBe(before!.patterns);
+  expect(other!.modules).not.toBe(before!.modules);
+});
+
+test('lookup_options in which one entry may have a say in another’s count as a whole', async () => {
+  const values = [
+    '~',
+    '[]',
+    '{a: "%{facts.x}"}',
+    '{"%{facts.x}": {}}',
+    '{a: {b: ["ENC[PKCS7,x]"]}}',
+    '{1: {}}',
+    '{a: {1: b}}',
+    '\n  a: :sym',
+    '{a: .nan}',
+    '{a: !binary w6k=}',
+    '{a: 12345678901234567890}',
+  ];
+  const all = await keysOf(
+    'yaml',
+    values.map((value) => `lookup_options: ${value}`),
+  );
+  for (const keys of all) expect(keys!.lookup_options).toEqual(expect.stringMatching(/^[0-9a-f]{64}$/));
+  expect((await keysOf('yaml', ['lookup_options: {a: {merge: deep}}\nb: "%{x}"']))[0]!.lookup_options).toBeTypeOf(
+    'object',
+  );
 });

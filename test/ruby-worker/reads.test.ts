@@ -1,7 +1,7 @@
 /** What a compile read, by kind of input: in small trees, present and absent. */
 /** biome-ignore-all lint/suspicious/noTemplateCurlyInString: Puppet interpolates like this too. */
 import { createHash } from 'node:crypto';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -89,6 +89,65 @@ describe.concurrent('things of the code version', { timeout: 120_000 }, () => {
       ]),
     );
   });
+  test('the mode of a file where code looks at it', async () => {
+    const looking = async (codes: string[]) => {
+      const inputs = await inputsOf({
+        'manifests/site.pp': "notify { 'a': message => String(m::look()) }",
+        'modules/m/lib/puppet/functions/m/look.rb': rubyFunction(
+          'm::look',
+          `${codes.map((code, at) => `path = File.expand_path("../../../../files/f${at}", __dir__); ${code}`).join('\n')}; 1`,
+        ),
+        ...Object.fromEntries(codes.map((_, at) => [`modules/m/files/f${at}`, 'text'])),
+      });
+      return codes.filter((_, at) => inputs.includes(`mode modules/m/files/f${at}`));
+    };
+    const looks = [
+      'File.executable?(path)',
+      'FileTest.world_readable?(path)',
+      'Pathname.new(path).executable?',
+      'Puppet::FileSystem.executable?(path)',
+      'test("x", path)',
+      'File.stat(path).mode',
+      'File.lstat(path).executable_real?',
+      'File::Stat.new(path).inspect',
+    ];
+    const others = [
+      'File.exist?(path) && File.readable?(path) && File.read(path)',
+      'File.stat(path).size + File.open(path) { |file| file.lstat.size }',
+      'File::Stat.new(path).ftype',
+    ];
+    expect(await looking([...others, ...looks])).toEqual(looks);
+    // Whose mode it is cannot be seen.
+    for (const code of [
+      'File.lstat(path).dup.executable?',
+      'File.open(path) { |file| file.stat.mode }',
+      'IO.open(IO.sysopen(path)).stat.mode',
+      'File.open(path) { |file| File.executable?(file) }',
+      'require "fileutils"; FileUtils.cp(path, "/dev/null")',
+    ])
+      expect(await looking([others[0]!, code])).toEqual([others[0], code]);
+  });
+  test('the mode of a source that the catalog takes it from, and of no other', async () => {
+    const inputs = await inputsOf({
+      'manifests/site.pp': `
+        file { '/a': source => 'puppet:///modules/m/a', source_permissions => use }
+        file { '/b': source => 'puppet:///modules/m/b', source_permissions => use_when_creating }
+        file { '/c': source => 'puppet:///modules/m/c' }
+        file { '/d': ensure => directory, recurse => true, source => 'puppet:///modules/m/d', source_permissions => use }
+        file { '/e': ensure => directory, recurse => true, source => 'puppet:///modules/m/e' }`,
+      'modules/m/files/a': 'a',
+      'modules/m/files/b': 'b',
+      'modules/m/files/c': 'c',
+      'modules/m/files/d/one': 'd',
+      'modules/m/files/e/one': 'e',
+    });
+    expect(inputs.filter((input) => input.startsWith('mode'))).toEqual([
+      'mode modules/m/files/a',
+      'mode modules/m/files/b',
+      'mode modules/m/files/d',
+      'mode modules/m/files/d/one',
+    ]);
+  });
   test('functions, types and plugins by name', async () => {
     const inputs = await inputsOf({
       'manifests/site.pp': `
@@ -157,8 +216,11 @@ end`,
         'file hiera.yaml',
         'kind data/nodes/n1.example.net.yaml',
         'data data/common.yaml\ta',
-        'data data/common.yaml\tlookup_options',
+        'data data/common.yaml\tlookup_options\tpatterns',
         'data data/common.yaml\tnone',
+        'option a',
+        'option none',
+        'option from_m::key',
         'data data/more.json\tnone',
         'data data/roles/web.yaml\tnone',
         'glob data/roles/*.yaml',
@@ -168,6 +230,7 @@ end`,
       ]),
     );
     expect(inputs).not.toContain('file data/common.yaml');
+    expect(inputs).not.toContain('data data/common.yaml\tlookup_options');
     expect(inputs).not.toContain('file data/more.json');
   });
   test('eyaml by key, with what a value asks for, and the key pair', async () => {
@@ -188,10 +251,10 @@ hierarchy:
     });
     expect(reads.inputs.filter((input) => /secrets|absent|common/.test(input))).toEqual([
       'data data/common.yaml\tfrom',
-      'data data/common.yaml\tlookup_options',
+      'data data/common.yaml\tlookup_options\tpatterns',
       'data data/common.yaml\tnone',
       'data data/secrets.eyaml\tfrom',
-      'data data/secrets.eyaml\tlookup_options',
+      'data data/secrets.eyaml\tlookup_options\tpatterns',
       'data data/secrets.eyaml\tnone',
       'data data/secrets.eyaml\tsecret',
       'kind data/absent.eyaml',
@@ -199,6 +262,37 @@ hierarchy:
       'kind data/secrets.eyaml',
     ]);
     expect(reads.outside).toHaveProperty(`file ${PRIVATE_KEY}`, expect.stringMatching(/^[0-9a-f]{64}$/));
+  });
+  test('lookup_options: for which keys, in which files, and all of them where code may see them', async () => {
+    const optionsOf = async (site: string, more: Record<string, Entry> = {}) => {
+      const inputs = await inputsOf({
+        'manifests/site.pp': site,
+        'hiera.yaml': 'version: 5\nhierarchy: [{ name: yaml, path: common.yaml }]\n',
+        'data/common.yaml': 'a: [1]\nlookup_options: { "a": { merge: deep }, "m::x": { merge: first } }\n',
+        'modules/m/hiera.yaml': 'version: 5\nhierarchy: [{ name: yaml, path: common.yaml }]\n',
+        'modules/m/data/common.yaml': 'm::x: 1\nlookup_options: { "m::x": { merge: unique } }\n',
+        'modules/m/manifests/init.pp': 'class m($x, $y = 2) { notify { "a": message => "${x} ${y}" } }',
+        ...more,
+      });
+      return inputs.filter((input) => /lookup_options|^option/.test(input));
+    };
+    const common = 'data data/common.yaml\tlookup_options';
+    const own = 'data modules/m/data/common.yaml\tlookup_options';
+    const asked = [`${common}\tpatterns`, `${own}\tmodules`, `${own}\tpatterns`, 'option m::x', 'option m::y'];
+    expect(await optionsOf('include m')).toEqual(asked);
+    expect(await optionsOf('notify { "b": message => String(lookup("a", merge => unique)) }')).toEqual([
+      `${common}\tpatterns`,
+      'option a',
+    ]);
+    const code = (body: string) => ({ 'modules/m/lib/puppet/functions/m/look.rb': rubyFunction('m::look', body) });
+    const whole = [common, `${common}\tpatterns`, own, `${own}\tmodules`, `${own}\tpatterns`];
+    expect(await optionsOf('include m\nm::look()', code('"lookup_options"; 1'))).toEqual(whole);
+    const explaining = `scope = closure_scope
+    explainer = Puppet::Pops::Lookup::Explainer.new(true)
+    invocation = Puppet::Pops::Lookup::Invocation.new(scope, {}, {}, explainer)
+    Puppet::Pops::Lookup.lookup("m::x", nil, nil, false, nil, invocation)
+    raise "not explained" unless explainer.explain.include?("unique")`;
+    expect(await optionsOf('m::look()', code(explaining))).toEqual([common, own]);
   });
   test('links: where they lead, and that they lead there', async () => {
     const inputs = await inputsOf({
@@ -266,7 +360,7 @@ describe.concurrent('outside the code version', { timeout: 120_000 }, () => {
       'manifests/site.pp': `notify { 'a': message => String([m::look(), file('${beside}/none', '${beside}/there')]) }`,
       'modules/m/lib/puppet/functions/m/look.rb': rubyFunction(
         'm::look',
-        `[ENV['HOME'].nil?, ENV['NOT_THERE'], Dir.children('${beside}'), File.directory?('${beside}/no')]`,
+        `[ENV['HOME'].nil?, ENV['NOT_THERE'], Dir.children('${beside}'), File.directory?('${beside}/no'), File.executable?('${beside}/there')]`,
       ),
     });
     expect(reads.outside).toMatchObject({
@@ -274,6 +368,7 @@ describe.concurrent('outside the code version', { timeout: 120_000 }, () => {
       [`kind ${beside}/none`]: null,
       [`list ${beside}`]: sha256('there\n'),
       [`kind ${beside}/no`]: null,
+      [`mode ${beside}/there`]: (await stat(join(beside, 'there'))).mode.toString(8).slice(-3),
       'env NOT_THERE': null,
       'env HOME': expect.stringMatching(/^[0-9a-f]{64}$/),
     });

@@ -121,7 +121,7 @@ kind('data: lookup_options', 2, (world, random) => {
   const values = data(world, path);
   const key = random.pick(
     path.startsWith(SITE)
-      ? ['app::instances', 'app::file_limits']
+      ? ['app::instances', 'app::file_limits', '^app::i.*', 'region']
       : [
           'profile::base::packages',
           'profile::base::labels',
@@ -129,6 +129,8 @@ kind('data: lookup_options', 2, (world, random) => {
           'app::file_limits',
           'app::greeting',
           'nobody::asks',
+          '^profile::base::l.*',
+          '^app::.*s$',
         ],
   );
   const merge = random.pick(
@@ -136,6 +138,7 @@ kind('data: lookup_options', 2, (world, random) => {
   );
   const options = { ...(values.lookup_options as Facts | undefined) };
   if (key in options && random.chance(0.3)) delete options[key];
+  else if (random.chance(0.1)) options[key] = { merge: `%{facts.nothing}${merge}` };
   else options[key] = { merge };
   write(world, path, stringify({ ...values, lookup_options: options }));
   return `${path}: ${key} ${JSON.stringify(options[key])}`;

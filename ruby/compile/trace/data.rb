@@ -19,7 +19,7 @@ module Callboard
 
         def data_value(invocation, location, root_key)
           reads = ReadSet.current
-          reads.data_key(location.location, root_key) if reads && Data.keyed?(reads, function_name, location)
+          reads.data_key(location.location, root_key, self) if reads && Data.keyed?(reads, function_name, location)
           super
         end
 
@@ -38,8 +38,23 @@ module Callboard
           return super unless reads && Data.keyed?(reads, function_name, location) && location.exist?
 
           path = location.location.to_s
-          reads.data_key(path, key)
+          reads.data_key(path, key, self)
           reads.but(path) { super }
+        end
+      end
+
+      # Which lookup_options there are for a key. Who has them explained sees them all.
+      module Options
+        def lookup_lookup_options(key, *)
+          ReadSet.current&.option(key.root_key)
+          super
+        end
+
+        private
+
+        def retrieve_lookup_options(module_name, invocation, *)
+          reads = ReadSet.current
+          reads && invocation.explainer.nil? ? reads.choose_options { super } : super
         end
       end
 
@@ -54,6 +69,7 @@ module Callboard
       module_function
 
       def install
+        Puppet::Pops::Lookup::LookupAdapter.prepend(Options)
         Puppet::Pops::Lookup::Context.prepend(Interpolated)
         Puppet::Pops::Lookup::DataHashFunctionProvider.prepend(Hash)
         Puppet::Pops::Lookup::LookupKeyFunctionProvider.prepend(Key)

@@ -9,11 +9,14 @@ module Callboard
     # Puppet::FileSystem end in these. What C code opens by itself (require, load) is in names.rb.
     module Files
       # Asked of a name; the answer says nothing of the bytes.
-      KINDS = %i[exist? exists? file? directory? readable? readable_real? world_readable? writable? writable_real?
-                 world_writable? executable? executable_real? symlink? pipe? socket? blockdev? chardev? owned? grpowned?
-                 setuid? setgid? sticky? ftype readlink realpath realdirpath].freeze
+      KINDS = %i[exist? exists? file? directory? readable? readable_real? writable? writable_real? symlink? pipe? socket?
+                 blockdev? chardev? owned? grpowned? setuid? setgid? sticky? ftype readlink realpath realdirpath].freeze
+      # The answer tells an executable file from another.
+      MODES = %i[executable? executable_real? world_readable? world_writable?].freeze
       # The answer changes with the bytes.
-      CONTENTS = %i[stat lstat size size? zero? empty? mtime ctime atime birthtime].freeze
+      CONTENTS = %i[size size? zero? empty? mtime ctime atime birthtime].freeze
+      # Bytes; the mode where it is taken out of the answer.
+      STATS = %i[stat lstat].freeze
 
       # For File and FileTest.
       module Names
@@ -25,11 +28,30 @@ module Callboard
             end
           RUBY
         end
+        MODES.each do |name|
+          class_eval <<~RUBY, __FILE__, __LINE__ + 1
+            def #{name}(path, *)
+              ReadSet.current&.mode(path)
+              super
+            end
+          RUBY
+        end
         CONTENTS.each do |name|
           class_eval <<~RUBY, __FILE__, __LINE__ + 1
             def #{name}(path, *)
               ReadSet.current&.file(path)
               super
+            end
+          RUBY
+        end
+        STATS.each do |name|
+          class_eval <<~RUBY, __FILE__, __LINE__ + 1
+            def #{name}(path)
+              reads = ReadSet.current
+              return super unless reads
+
+              reads.file(path)
+              reads.stat(super, path)
             end
           RUBY
         end
@@ -69,6 +91,14 @@ module Callboard
       module Opens
         def open(path, *, **)
           ReadSet.current&.file(path) if path.is_a?(String) || path.respond_to?(:to_path)
+          super
+        end
+      end
+
+      # `test` without a receiver, and Kernel.test.
+      module Tests
+        def test(_, *paths)
+          ReadSet.current&.then { |reads| paths.each { |path| [reads.file(path), reads.mode(path)] } }
           super
         end
       end
@@ -122,18 +152,27 @@ module Callboard
         end
       end
 
-      # File::Stat.new.
+      # File::Stat.new, and what tells the mode. Of an open file's it is not known which file that is.
       module Stat
         def initialize(path)
-          ReadSet.current&.file(path)
+          reads = ReadSet.current
+          reads&.file(path)
           super
+          reads&.stat(self, path)
+        end
+
+        (MODES + %i[mode inspect]).each do |name|
+          define_method(name) do
+            ReadSet.current&.mode_of(self)
+            super()
+          end
         end
       end
 
       module_function
 
       def install
-        existing = (KINDS + CONTENTS + [:identical?]).select { |name| File.respond_to?(name) }
+        existing = (KINDS + MODES + CONTENTS + STATS + [:identical?]).select { |name| File.respond_to?(name) }
         File.singleton_class.prepend(only(Names, existing))
         FileTest.singleton_class.prepend(only(Names, existing.select { |name| FileTest.respond_to?(name) }))
         times = only(Times, File.instance_methods(false))
@@ -144,8 +183,8 @@ module Callboard
         File::Stat.prepend(only(Times, File::Stat.instance_methods(false)))
         Dir.singleton_class.prepend(Directories)
         Dir.prepend(OpenedDirectories)
-        Kernel.singleton_class.prepend(Opens)
-        Object.prepend(Opens.dup.tap { |hooks| hooks.send(:private, :open) })
+        Kernel.singleton_class.prepend(Opens, Tests)
+        Object.prepend(Opens.dup.tap { |hooks| hooks.send(:private, :open) }, Tests.dup.tap { |hooks| hooks.send(:private, :test) })
       end
 
       # A file opened like this is not read.

@@ -16,6 +16,8 @@ module Callboard
       # Ways for Ruby code to get at facts past everything in facts.rb.
       BACK_DOORS = /instance_variable|instance_eval|instance_exec|ObjectSpace|effective_symtable|qualified_variables|
                     \bunbind\b|bind_call|\bFiddle\b|TracePoint|set_trace_func|Marshal\.dump\(\s*(?:self|\w*scope|compiler|node)/x.freeze
+      # What Puppet keeps of all lookup_options.
+      OPTIONS = /lookup_options/i.freeze
       # Types and providers never meet a scope.
       WITHOUT_SCOPE = %r{/lib/puppet/(?:type|provider)/}.freeze
 
@@ -214,6 +216,7 @@ module Callboard
 
         source = point.eval_script || reads.mute { File.binread(path) }
         reads.back_door([path.delete_prefix("#{reads.root}/"), 1]) if source.b.match?(BACK_DOORS)
+        reads.whole_options if source.b.match?(OPTIONS)
       rescue SystemCallError
         nil
       end
