@@ -197,7 +197,18 @@ async function start(
         afterCompile,
         onEnd: (outcome, took) => seconds.labels(outcome).observe(took),
       }),
-      affectedJobs({ ...compiling, base, ruby: 'ruby', afterCarryOver, tell: appendDeployLog }),
+      affectedJobs({
+        ...compiling,
+        base,
+        ruby: 'ruby',
+        expectCompiles: (environment, codeVersion) =>
+          void code.codeDirectory(codeVersion).then(
+            (directory) => compilers.expect(environment, directory),
+            (error: Error) => logger.warn({ err: error, code_version: codeVersion }, 'a code directory was not made'),
+          ),
+        afterCarryOver,
+        tell: appendDeployLog,
+      }),
       recompileJobs({ ...compiling, base, onAudit: (outcome) => audits.labels(outcome).inc() }),
     );
   }

@@ -26,6 +26,7 @@ const PROGRAM = fileURLToPath(new URL('../../bin/callboard.ts', import.meta.url)
 const REPO = fileURLToPath(new URL('../../test/fixtures/differential-repo', import.meta.url));
 const FACTS = new URL('../../test/fixtures/facts/debian-12.json', import.meta.url);
 const ROLES = ['web', 'db', 'time', 'bastion', 'cloud'] as const;
+const TEMPLATE = 'site-modules/profile/templates/time.epp';
 const WORKERS = 2;
 const CHURNS = 48;
 const WARM_COMPILES = 3;
@@ -62,6 +63,7 @@ async function bench(): Promise<void> {
   await execa('cp', ['-r', REPO, repo]);
   await writeFile(join(repo, 'manifests/site.pp'), sitePp(''));
   await withoutWholeFacts(join(repo, 'site-modules/profile/manifests/base.pp'));
+  await withTemplate(repo);
   await execa('git', ['init', '-q', '-b', 'main', repo]);
 
   const commit = async (path: string, edit: (text: string) => string): Promise<void> => {
@@ -177,9 +179,7 @@ async function bench(): Promise<void> {
     const figure = { ours: seconds / ((done / WORKERS) * perCompile), aim: 1.1 };
     keep(name, figure, '× affected ÷ workers × warm compile', seconds, done);
   };
-  await many("one role's manifest", 'site-modules/profile/manifests/time.pp', (text) =>
-    text.replace(/^}$/m, "  notify { 'in time': }\n}"),
-  );
+  await many("one role's template", TEMPLATE, () => 'edited\n');
   await many('site.pp', 'manifests/site.pp', () => sitePp("notify { 'everybody again': }\n"));
 
   const had = await compiles();
@@ -212,6 +212,14 @@ async function bench(): Promise<void> {
 async function withoutWholeFacts(file: string): Promise<void> {
   const text = await readFile(file, 'utf8');
   await writeFile(file, text.replace('profile::summary($facts)', "$facts['os']['family']"));
+}
+
+/** Gives the role `time` a template of its own. */
+async function withTemplate(repo: string): Promise<void> {
+  const file = join(repo, 'site-modules/profile/manifests/time.pp');
+  const text = await readFile(file, 'utf8');
+  await writeFile(join(repo, TEMPLATE), 'as it was\n');
+  await writeFile(file, text.replace(/^}$/m, "  notify { 'in time': message => epp('profile/time.epp') }\n}"));
 }
 
 function sitePp(more: string): string {

@@ -31,10 +31,19 @@ module Callboard
       nil
     end
 
-    def initialize
+    # What was passed on through a pipe: runs, or nil where nothing was yet.
+    def self.told(reader)
+      words = reader.read_nonblock(65_536, exception: false)
+      words.to_s.unpack('Q*').each_slice(2).select { |run| run.size == 2 } unless words == :wait_readable
+    end
+
+    # `runs`: what compiles of another process with the same parent wrote to. `heir`: where to write what is learnt here.
+    def initialize(runs = [], heir = nil)
       @pages = Hash.new(0) # How many compiles wrote to each.
-      @runs = []
+      @runs = runs
+      @heir = heir
       @lessons = MADVISE ? LESSONS : 0
+      runs.each { |first, count| count.times { |index| @pages[first + index] = 2 } }
     end
 
     # Another compile may write to other pages from now on.
@@ -83,11 +92,18 @@ module Callboard
       end
       # What one compile alone wrote to says little.
       @runs = runs(@pages.select { |_, times| times > 1 }.keys.sort)
+      pass_on if @heir && @lessons.zero?
     ensure
       reader.close
     end
 
     private
+
+    def pass_on
+      @heir.write_nonblock(@runs.flatten.pack('Q*'), exception: false)
+      @heir.close
+      @heir = nil
+    end
 
     # [first page, pages] of all memory that a write would copy.
     def mappings

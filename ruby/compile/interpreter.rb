@@ -21,12 +21,12 @@ module Callboard
 
     Child = Struct.new(:id, :pid, :output, :printed, :kept, :flooded, :lesson, keyword_init: true)
 
-    def initialize(order, socket_path)
+    def initialize(order, socket_path, copied)
       @socket_path = socket_path
       @order = order
       @children = {}
       @warm = []
-      @copied = CopiedPages.new
+      @copied = copied
     end
 
     def run

@@ -19,6 +19,8 @@ module Callboard
       @order = order
       @interpreters = {}
       @warm = []
+      @copied = [] # Pages that the compiles of the first interpreter wrote to: those of all others will write to them too.
+      @learning = []
     end
 
     def run
@@ -51,6 +53,7 @@ module Callboard
       require_relative 'preload'
       Preload.run
       Trace.install
+      CodeVersion.core
       GC.start
       GC.compact if GC.respond_to?(:compact)
     end
@@ -83,23 +86,37 @@ module Callboard
     end
 
     def start(message)
+      learn
       parent = Process.pid
+      reader, heir = IO.pipe(binmode: true) if @copied.empty?
       pid = fork do
         ProcessGuard.die_with(parent)
         trap('CHLD', 'DEFAULT')
         @lines.close
         @ended.close
+        [*@learning, reader].each { |io| io&.close }
         @interpreters = {}
         $stdin.reopen(File::NULL)
         $PROGRAM_NAME = "callboard interpreter #{message['environment']} #{File.basename(message['code_directory'])[0, 12]}"
-        Interpreter.new(message, @socket_path).run
+        Interpreter.new(message, @socket_path, CopiedPages.new(@copied, heir)).run
       rescue Exception => e # rubocop:disable Lint/RescueException
         warn "interpreter: #{e.class}: #{e.message}", *(e.backtrace || []).first(20)
         exit!(1)
       ensure
         exit!(0)
       end
+      heir&.close
+      @learning << reader if reader
       @interpreters[message['interpreter']] = pid
+    end
+
+    def learn
+      @learning.reject! do |reader|
+        told = CopiedPages.told(reader)
+        @copied = told unless told.nil? || told.empty?
+        reader.close unless told.nil?
+        told
+      end
     end
 
     def reap

@@ -38,6 +38,8 @@ export interface AffectedDeps {
   ruby: string;
   content: { read(hash: ContentHash): Promise<Buffer> };
   base(): Promise<string>;
+  /** Told as soon as compiles under a code version may come, so that they find it warm. A hint. */
+  expectCompiles?(environment: string, codeVersion: CodeVersionHash): void;
   /** Told in the transaction that carries nodes over: what the policies make of it. */
   afterCarryOver(tx: Transaction, environment: string, codeVersion: CodeVersionHash): Promise<unknown>;
   /** A line for the log of the deploy that caused it. */
@@ -69,6 +71,7 @@ async function findAffected(deps: AffectedDeps, payload: Jobs['affected'], signa
   if (!(await isWantedVersion(deps.db, environment, codeVersion))) return;
   const startedAt = performance.now();
   const bases = await store.bases(deps.db, environment, codeVersion);
+  if (bases.length > 0) deps.expectCompiles?.(environment, codeVersion);
   const decision = await decide(deps, codeVersion, bases, signal);
   const took = performance.now() - startedAt;
 

@@ -133,6 +133,11 @@ export class CompilePool {
     }
   }
 
+  /** Says that compiles under a code version are about to come, so that they find it warm. What goes wrong is theirs to say. */
+  expect(environment: string, codeDirectory: string): void {
+    if (!this.#closed) void this.#interpreter(environment, codeDirectory).catch(() => {});
+  }
+
   /** Ends everything. Compiles under way fail with WORKER_FAILED. */
   async close(): Promise<void> {
     this.#closed = true;

@@ -24,7 +24,7 @@ export function codeDirectories(deps: { state: string; content: StoredContent })
   const parent = join(deps.state, 'code');
   const making = new Map<CodeVersionHash, Promise<string>>();
   let swept: Promise<void> | undefined;
-  /** The one that was asked for last: the next one differs from it in a few files, mostly. */
+  /** The one that was last asked for and is there: the next one differs from it in a few files, mostly. */
   let last: { root: string; entries: TreeEntry[] } | undefined;
 
   async function make(codeVersion: CodeVersionHash): Promise<string> {
@@ -34,9 +34,10 @@ export function codeDirectories(deps: { state: string; content: StoredContent })
     const manifest = await deps.content.read(codeVersion as string as ContentHash);
     if (treeHash(manifest) !== codeVersion) throw new Error(`the manifest of code version ${codeVersion} is another's`);
     const entries = readTree(manifest);
-    const like = last;
-    last = { root: directory, entries };
-    if (await isWhole(directory, entries)) return directory;
+    if (await isWhole(directory, entries)) {
+      last = { root: directory, entries };
+      return directory;
+    }
 
     await removeDirectory(directory);
     const beside = join(parent, `.new-${codeVersion}-${randomBytes(6).toString('hex')}`);
@@ -45,9 +46,10 @@ export function codeDirectories(deps: { state: string; content: StoredContent })
       await writeTreeFiles(beside, entries, {
         content: deps.content,
         modes: 'kept',
-        like,
+        like: last,
       });
       await rename(beside, directory);
+      last = { root: directory, entries };
     } catch (error) {
       await removeDirectory(beside);
       if (await isWhole(directory, entries)) return directory; // Another process was first.

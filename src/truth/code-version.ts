@@ -8,7 +8,6 @@
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { glob, readdir, realpath, stat } from 'node:fs/promises';
 import { join, matchesGlob } from 'node:path';
 import type { Readable } from 'node:stream';
 import { CallboardError } from '../model/errors.ts';
@@ -18,8 +17,8 @@ import { type TreeEntry, treeHash, writeTree } from '../model/tree.ts';
 import { AtMost } from './at-most.ts';
 import { Folder, linksOutside } from './folder.ts';
 import { GitError } from './git.ts';
-import { KnownBlobs, KnownFiles } from './known-hashes.ts';
-import { isModuleName, type ModulepathEntry, planModulepath, readEnvironmentConf } from './modulepath.ts';
+import { KnownBlobs } from './known-hashes.ts';
+import { type ModulepathEntry, planModulepath, readEnvironmentConf } from './modulepath.ts';
 import { CALLBOARD_FOLDER, parseLinkTarget } from './path.ts';
 import { environmentFile, findModules, pluginTree } from './plugins.ts';
 import { installPuppetfile, type PuppetfileSettings } from './puppetfile.ts';
@@ -32,7 +31,7 @@ import {
   removeMirror,
   streamBlob,
 } from './repository.ts';
-import { walk } from './walk.ts';
+import { serverModules } from './server-modules.ts';
 
 /** What this room needs of the content store. */
 export interface DeployedContent {
@@ -82,19 +81,34 @@ export async function makeCodeVersion(
   request: { repo: string; ref: string; environment: string; deploy: string },
   context: MakingContext,
 ): Promise<CodeVersion> {
-  const { repository, commit } = await fetchCommit(deps.state, request, context);
-  context.log(`Commit ${commit}`);
+  const ended = new AbortController();
+  const readServer = serverModules(deps.state, AbortSignal.any([context.signal, ended.signal]));
+  // Most modulepaths end with `$basemodulepath`: what it means here is looked at while git fetches.
+  const { environment } = request;
+  const ahead = async () =>
+    readServer(serverEntries(planModulepath(undefined, { environment, basemodulepath: deps.basemodulepath })));
+  ahead().catch(() => {});
   try {
-    return await readCommit(deps, repository, commit, request.environment, context);
-  } catch (error) {
-    // What was fetched cannot be read: the mirror is damaged. The next attempt makes a new one.
-    if (error instanceof GitError) await removeMirror(repository);
-    throw error;
+    const { repository, commit } = await fetchCommit(deps.state, request, context);
+    context.log(`Commit ${commit}`);
+    try {
+      return await readCommit({ ...deps, readServer }, repository, commit, environment, context);
+    } catch (error) {
+      // What was fetched cannot be read: the mirror is damaged. The next attempt makes a new one.
+      if (error instanceof GitError) await removeMirror(repository);
+      throw error;
+    }
+  } finally {
+    ended.abort();
   }
 }
 
+function serverEntries(plan: readonly ModulepathEntry[]): ModulepathEntry[] {
+  return plan.filter((entry) => entry.place === 'server');
+}
+
 async function readCommit(
-  deps: CodeVersionSettings & { content: DeployedContent },
+  deps: CodeVersionSettings & { content: DeployedContent; readServer: ReturnType<typeof serverModules> },
   repository: Repository,
   commit: string,
   environment: string,
@@ -131,30 +145,24 @@ async function readCommit(
   }
 
   const folder = new Folder(entries);
-  const modulepath: string[] = [];
-  const external: string[] = [];
-  for (const entry of await planned(folder, deps, environment)) {
-    if (entry.place === 'repo') modulepath.push(...repoDirectories(folder, entry, log));
-    else {
-      for (const directory of await serverDirectories(entry, log)) {
-        modulepath.push(`${CALLBOARD_FOLDER}/modulepath/${external.length}`);
-        external.push(directory);
-      }
-    }
-  }
-  const added = await readServerModules(deps.state, external, sources, work, context);
+  const plan = await planned(folder, deps, environment);
+  const server = await deps.readServer(serverEntries(plan));
+  for (const line of server.lines) log(line);
+  for (const [hash, path] of server.files) if (!sources.has(hash)) sources.set(hash, { path });
+  work.read += server.read;
+  const taken = server.directories.values();
+  const modulepath = plan.flatMap((entry) =>
+    entry.place === 'repo' ? repoDirectories(folder, entry, log) : taken.next().value!,
+  );
   const about = environmentFile(modulepath);
   const aboutHash = sha256(about);
   sources.set(aboutHash, { bytes: about });
-  added.push({
-    kind: 'file',
-    path: `${CALLBOARD_FOLDER}/environment.json`,
-    mode: '644',
-    hash: aboutHash,
-    size: about.length,
-  });
-
-  const all = [...entries, ...added];
+  const aboutPath = `${CALLBOARD_FOLDER}/environment.json`;
+  const all: TreeEntry[] = [
+    ...entries,
+    ...server.entries,
+    { kind: 'file', path: aboutPath, mode: '644', hash: aboutHash, size: about.length },
+  ];
   if (all.length > TREE_ENTRIES_MAX) throw refuse(`The code has more than ${TREE_ENTRIES_MAX} files`);
   const whole = new Folder(all);
   const outside = linksOutside(all, whole);
@@ -278,72 +286,6 @@ function repoDirectories(folder: Folder, entry: ModulepathEntry, log: (line: str
     if (state !== 'directory') log(`The modulepath entry '${path}' is not in the control repo: left out`);
     return state === 'directory';
   });
-}
-
-async function serverDirectories(entry: ModulepathEntry, log: (line: string) => void): Promise<string[]> {
-  const paths = entry.pattern ? (await Array.fromAsync(glob(entry.path))).sort() : [entry.path];
-  const there: string[] = [];
-  for (const path of paths) {
-    const about = await stat(path).catch(() => undefined);
-    if (!about?.isDirectory()) log(`The modulepath entry '${path}' is not on this server: left out`);
-    else if ((await moduleNames(path)).valid.length > 0) there.push(path);
-    else log(`The modulepath entry '${path}' holds no module: left out`);
-  }
-  return there;
-}
-
-async function moduleNames(directory: string): Promise<{ valid: string[]; invalid: string[] }> {
-  const valid: string[] = [];
-  const invalid: string[] = [];
-  for (const name of (await readdir(directory)).sort()) {
-    const about = await stat(join(directory, name)).catch(() => undefined);
-    if (about?.isDirectory()) (isModuleName(name) ? valid : invalid).push(name);
-  }
-  return { valid, invalid };
-}
-
-/** The modules of the server's directories, below `.callboard/modulepath/<n>/`. */
-async function readServerModules(
-  state: string,
-  directories: readonly string[],
-  sources: Map<ContentHash, Source>,
-  work: Work,
-  { signal, log }: { signal: AbortSignal; log: (line: string) => void },
-): Promise<TreeEntry[]> {
-  const name = sha256(Buffer.from(directories.join(':'))).slice(0, 16);
-  const known = await KnownFiles.load(join(state, 'git', `known-files-${name}`));
-  const roots = new Map<string, string>();
-  for (const directory of directories) {
-    for (const module of (await moduleNames(directory)).valid) {
-      const path = join(directory, module);
-      roots.set(path, await realpath(path));
-    }
-  }
-  const mayFollowInto = [
-    ...new Set([...(await Promise.all(directories.map((path) => realpath(path)))), ...roots.values()]),
-  ];
-  const entries: TreeEntry[] = [];
-  for (const [number, directory] of directories.entries()) {
-    const { valid, invalid } = await moduleNames(directory);
-    for (const module of invalid) log(`'${join(directory, module)}' has no module's name: left out, as Puppet does`);
-    for (const module of valid) {
-      const walked = await walk(join(directory, module), {
-        into: `${CALLBOARD_FOLDER}/modulepath/${number}/${module}`,
-        mayFollowInto,
-        signal,
-        known,
-        onFile: (hash, path) => {
-          if (!sources.has(hash)) sources.set(hash, { path });
-        },
-        onRead: () => {
-          work.read += 1;
-        },
-      });
-      for (const entry of walked) entries.push(entry);
-    }
-  }
-  await known.save();
-  return entries;
 }
 
 function hashesOf(entries: readonly TreeEntry[]): ContentHash[] {

@@ -52,6 +52,8 @@ export async function fetchCommit(
       [
         '-c',
         'gc.auto=0',
+        '-c',
+        'maintenance.auto=false',
         'fetch',
         '--quiet',
         '--no-tags',

@@ -1,6 +1,7 @@
 /** Tree entries made into files of a directory, each file's bytes checked against its hash while they are written. */
 import { createHash } from 'node:crypto';
-import { chmod, link, mkdir, open, symlink } from 'node:fs/promises';
+import { chmodSync, linkSync, mkdirSync, symlinkSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import type { ContentHash } from '../model/ids.ts';
@@ -42,32 +43,47 @@ export async function writeTreeFiles(
     const last = entry.kind === 'directory' ? entry.path : dirname(entry.path);
     for (let path = last; path !== '.' && !directories.has(path); path = dirname(path)) directories.add(path);
   }
+  // A parent sorts before what it holds.
   const ordered = [...directories].sort();
-  for (const path of ordered) await mkdir(join(root, path), { mode: 0o700 }); // A parent sorts before what it holds.
+  await inTurns(ordered, (path) => mkdirSync(join(root, path), { mode: 0o700 }));
 
   const there = new Map(options.like?.entries.flatMap((entry) => (entry.kind === 'file' ? [[entry.path, entry]] : [])));
-  const make = async (entry: FileEntry): Promise<void> => {
-    const path = join(root, entry.path);
-    const same = there.get(entry.path);
-    const linked =
-      same?.hash === entry.hash &&
-      same.mode === entry.mode &&
-      (await link(join(options.like!.root, entry.path), path).then(
-        () => true,
-        () => false, // It was removed, or has as many links as there can be.
-      ));
-    if (!linked) await writeFileChecked(path, entry, options);
-  };
-  const writes = new AtMost(DEPLOY_FILES_AT_ONCE_MAX);
-  for (const entry of entries) {
+  const toWrite: FileEntry[] = [];
+  await inTurns(entries, (entry) => {
     options.signal?.throwIfAborted();
-    if (entry.kind === 'file') await writes.run(() => make(entry));
-    else if (entry.kind === 'link') await symlink(entry.target, join(root, entry.path));
+    if (entry.kind === 'link') symlinkSync(entry.target, join(root, entry.path));
+    if (entry.kind !== 'file') return;
+    const same = there.get(entry.path);
+    const mayLink = same?.hash === entry.hash && same.mode === entry.mode;
+    if (!mayLink || !link(join(options.like!.root, entry.path), join(root, entry.path))) toWrite.push(entry);
+  });
+  const writes = new AtMost(DEPLOY_FILES_AT_ONCE_MAX);
+  for (const entry of toWrite) {
+    options.signal?.throwIfAborted();
+    await writes.run(() => writeFileChecked(join(root, entry.path), entry, options));
   }
   await writes.all();
   if (!kept) return;
-  for (const path of ordered.reverse()) await chmod(join(root, path), 0o555);
-  await chmod(root, 0o555);
+  await inTurns(ordered.reverse(), (path) => chmodSync(join(root, path), 0o555));
+  chmodSync(root, 0o555);
+}
+
+/** False: it was removed, or has as many links as there can be. */
+function link(from: string, to: string): boolean {
+  try {
+    linkSync(from, to);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A call of these takes some ten microseconds; asked of a thread, ten times that. After about a millisecond others have a turn. */
+async function inTurns<Item>(items: readonly Item[], call: (item: Item) => void): Promise<void> {
+  for (const [at, item] of items.entries()) {
+    call(item);
+    if (at % 100 === 99) await new Promise((turn) => setImmediate(turn));
+  }
 }
 
 async function writeFileChecked(path: string, entry: FileEntry, { content, modes }: TreeFilesOptions): Promise<void> {
