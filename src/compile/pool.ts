@@ -22,7 +22,7 @@ import {
 import { type CompileHeader, checkCatalog, readHeader } from './answer.ts';
 import type { Fork, Interpreter, ProcessEnd } from './interpreter.ts';
 import { type LineConnection, LineTooLong } from './lines.ts';
-import { Loads, type LoadSet } from './loads.ts';
+import { type LoadSet, Loads } from './loads.ts';
 import { Parent, type ParentOptions } from './parent.ts';
 import { Reception } from './reception.ts';
 import { type CompileRequest, type CompileResult, requestLine } from './request.ts';
@@ -53,6 +53,9 @@ export interface CompileLimits {
   timeMaxMs?: number;
   memoryMaxBytes?: number;
 }
+
+/** A code version in an environment. */
+type Code = Pick<CompileRequest, 'environment' | 'codeDirectory'>;
 
 /** An interpreter, from the moment when it is to be started. */
 interface Kept {
@@ -92,6 +95,11 @@ export class CompilePool {
   /** For figures: compiles under way, compiles waiting, interpreters. */
   get state(): { running: number; waiting: number; interpreters: number } {
     return { running: this.#running, waiting: this.#waiting.length, interpreters: this.#interpreters.size };
+  }
+
+  /** Whether no interpreter is being started. */
+  get ready(): boolean {
+    return [...this.#interpreters.values()].every((kept) => kept.ready);
   }
 
   /** Loads Puppet ahead of the first compile; gives its version. Throws WORKER_FAILED. */
@@ -135,7 +143,7 @@ export class CompilePool {
 
   /** Says that compiles under a code version are about to come, so that they find it warm. What goes wrong is theirs to say. */
   expect(environment: string, codeDirectory: string): void {
-    if (!this.#closed) void this.#interpreter(environment, codeDirectory).catch(() => {});
+    if (!this.#closed) void this.#plain({ environment, codeDirectory }).catch(() => {});
   }
 
   /** Ends everything. Compiles under way fail with WORKER_FAILED. */
@@ -224,11 +232,11 @@ export class CompilePool {
     }
   }
 
-  /** The interpreter of the request's code version that has loaded no code. */
-  #plain(request: CompileRequest): Promise<Interpreter> {
-    const kept = this.#interpreters.get(codeKey(request));
+  /** The interpreter of a code version that has loaded no code of modules. */
+  #plain(code: Code): Promise<Interpreter> {
+    const kept = this.#interpreters.get(codeKey(code));
     if (kept) return kept.starting;
-    const { starting } = this.#start(request, undefined);
+    const { starting } = this.#start(code, undefined);
     this.#endOldest();
     return starting;
   }
@@ -247,11 +255,10 @@ export class CompilePool {
     return undefined;
   }
 
-  #start(request: CompileRequest, set: LoadSet | undefined): Kept {
-    const { environment, codeDirectory } = request;
-    const code = set ? { environment, codeDirectory, loads: set.files } : { environment, codeDirectory };
+  #start({ environment, codeDirectory }: Code, set: LoadSet | undefined): Kept {
+    const code = { environment, codeDirectory, ...(set && { loads: set.files }) };
     const kept: Kept = {
-      key: set ? `${codeKey(request)}\n${set.key}` : codeKey(request),
+      key: set ? `${codeKey(code)}\n${set.key}` : codeKey(code),
       codeDirectory,
       starting: this.#theParent().then((parent) => parent.startInterpreter(code, this.#timeMaxMs)),
       ready: undefined,
@@ -326,7 +333,7 @@ export class CompilePool {
 }
 
 /** What tells one code version in one environment from others. */
-function codeKey({ environment, codeDirectory }: CompileRequest): string {
+function codeKey({ environment, codeDirectory }: Code): string {
   return `${environment}\n${codeDirectory}`;
 }
 

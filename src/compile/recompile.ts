@@ -65,7 +65,8 @@ async function audit(deps: RecompileDeps, payload: Jobs['audit'], signal: AbortS
   const [inputs, before] = [await readInputs(deps.db, certname), await stands()];
   if (!inputs || !before || inputs.environment !== payload.environment) return;
 
-  const result = await deps.pool.compile(await compileRequest(deps, certname, codeVersion, inputs, before.enc), signal);
+  const request = await compileRequest(deps, certname, codeVersion, inputs, before.enc);
+  const result = await deps.pool.compile({ ...request, apart: true }, signal);
   const found = result.status === 'compiled' ? servedCatalog(result.canonical).id : null;
   const after = await stands();
   // What was compiled is no longer what the skip was about.

@@ -31,7 +31,7 @@ const COMPILES_AT_ONCE = 2;
 export const SERVER_FACTS = { servername: 'callboard', serverip: '192.0.2.1' };
 
 export class ControlPlane {
-  readonly compilers = new CompilePool({ ruby: 'ruby', certname: 'callboard', concurrency: 2, interpretersMax: 2 });
+  readonly compilers = new CompilePool({ ruby: 'ruby', certname: 'callboard', concurrency: 2, interpretersMax: 6 });
   readonly directories: CodeDirectories;
   /** Lines of its log that are errors. */
   readonly errors: Record<string, unknown>[] = [];
@@ -214,6 +214,16 @@ export class ControlPlane {
         row.id === null ? undefined : row.catalog ? { id: row.catalog } : { error: row.error },
       ]),
     );
+  }
+
+  /** Why what stands for the node is volatile; empty where it is not. */
+  async volatile(certname: string): Promise<string> {
+    const { rows } = await this.#pool.query(
+      `select compile.volatile from compiled join compile on compile.id = compiled.compile
+       where compiled.certname = $1 and compiled.code_version = $2`,
+      [certname, this.version],
+    );
+    return JSON.stringify(rows.map((row) => row.volatile));
   }
 
   /** Compiles aside, and writes nothing. */

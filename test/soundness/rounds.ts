@@ -143,7 +143,8 @@ export class Rounds {
       tally.queued += 1;
       if (changed) continue;
       tally.unneeded += 1;
-      const why = `${kind}: ${trigger}`;
+      const volatile = trigger.endsWith('volatile') ? ` ${await this.#plane.volatile(certname)}` : '';
+      const why = `${kind}: ${trigger}${volatile}`;
       this.unneeded.set(why, (this.unneeded.get(why) ?? 0) + 1);
     }
     this.tallies.set(kind, tally);
