@@ -5,8 +5,8 @@
 import { createHash } from 'node:crypto';
 import { LOADS_NODES_MAX, LOADS_SETS_MAX } from '../model/limits.ts';
 
-/** So many compiles under one code version load the same before an interpreter does it for the next ones. */
-const COMPILES_BEFORE = 2;
+/** So many compiles under one code version load the same before an interpreter does it for the next ones: it takes as long as one or two. */
+const COMPILES_BEFORE = 4;
 
 /** What compiles under one code version load. */
 export interface LoadSet {

@@ -38,7 +38,7 @@ async function apartAndAfter(files: Record<string, Entry>): Promise<[CompileResu
   const asked = request('n1.example.net', { codeDirectory });
   const apart = await pool.compile({ ...asked, apart: true });
   const had = notes.length;
-  for (let n = 0; n < 4; n++) await pool.compile(asked);
+  for (let n = 0; n < 6; n++) await pool.compile(asked);
   // One that has loaded code is started beside the first one; or it is given up, which is noted.
   await expect
     .poll(() => notes.length > had || pool.state.interpreters === interpreters + 2, { timeout: 20_000 })
