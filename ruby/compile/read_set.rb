@@ -192,6 +192,19 @@ module Callboard
       @binding_for = before
     end
 
+    # Within the block, a template is rendered whose text names all parts that it takes of these variables.
+    def template(path, variables)
+      before, @template = @template, variables.empty? ? nil : [path.to_s.delete_prefix(@prefix), variables]
+      yield
+    ensure
+      @template = before
+    end
+
+    # It is that text which takes the variable now, and no function that it calls.
+    def told_by_template?(name)
+      @template && @template[1].include?(name) && @places.of_code&.first == @template[0]
+    end
+
     # True, once, for the scope that is taken.
     def binds?(scope)
       return false unless @binding_for.equal?(scope)

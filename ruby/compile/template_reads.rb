@@ -13,6 +13,11 @@ module Callboard
     OPEN = /instance_variable|instance_eval|instance_exec|\b(?:eval|class_eval|binding|send|__send__|public_send|to_hash|self|
             method|methods|itself|tap|then|yield_self|inspect|dup|clone|ObjectSpace|Marshal|TracePoint|enum_for|to_enum)\b/x.freeze
 
+    # Worth a look: a part of a variable that is taken from the scope.
+    SCOPE_CHAIN = /\bscope(?:\[|\.lookupvar\b)[^\[\]\n]*(?:\]|\))\s*\[/.freeze
+    # Calls of functions see to it by themselves that their reads are told of.
+    SCOPE_CALL = /\A(?:call_function|function_\w+)\z/.freeze
+
     class << self
       attr_accessor :current
     end
@@ -33,6 +38,16 @@ module Callboard
       @missed << path if path
       @found.shift if @found.size >= ENTRIES_MAX
       @found[key] = analyse(text)
+    end
+
+    # {variable => [[step…]…]} of those that the template takes by `scope['facts']['os']` or `scope.lookupvar('facts')['os']`, each
+    # time one part of it. Empty where it does anything with its scope that may be the same for a variable it does not name.
+    def of_scope(text)
+      return {} unless SCOPE_CHAIN.match?(text)
+
+      key = Digest::SHA256.digest("scope\0#{text}")
+      @found.shift if @found.size >= ENTRIES_MAX
+      @found[key] ||= analyse_scope(text)
     end
 
     # Analyses ahead.
@@ -59,6 +74,34 @@ module Callboard
       nil
     end
 
+    def analyse_scope(text)
+      return {} if text.bytesize > BYTES_MAX || !text.valid_encoding?
+
+      tokens = Ripper.lex(Puppet::Util.create_erb(text).src).reject { |_, type,| type == :on_sp }.map { |_, type, word, _| [type, word] }
+      found = Hash.new { |all, name| all[name] = [] }
+      tokens.each_index.select { |at| tokens[at] == [:on_ident, 'scope'] }.each do |at|
+        next if tokens[at + 1] == [:on_period, '.'] && SCOPE_CALL.match?(tokens[at + 2].to_a[1].to_s)
+
+        name, after = scope_variable(tokens, at + 1)
+        return {} if name.nil?
+
+        found[name.delete_prefix('::')] << steps(tokens, after)
+      end
+      found.reject { |_, parts| parts.any?(&:empty?) }
+    rescue SyntaxError, StandardError
+      {}
+    end
+
+    # [variable, place of the token after it]: of `['name']` and `.lookupvar('name')`.
+    def scope_variable(tokens, at)
+      at += 2 if tokens[at, 2] == [[:on_period, '.'], [:on_ident, 'lookupvar']]
+      open, quote, word, unquote, close = tokens[at, 5]
+      return unless [%i[on_lbracket on_rbracket], %i[on_lparen on_rparen]].include?([open, close].map { |token| token.to_a[0] })
+      return unless [quote, word, unquote].map { |token| token.to_a[0] } == %i[on_tstring_beg on_tstring_content on_tstring_end]
+
+      [word[1], at + 5] unless word[1].include?('\\')
+    end
+
     # Words of the template's text, and `then` after `if`, are harmless.
     def opens?(type, word)
       type == :on_kw ? word == 'self' : %i[on_ident on_const].include?(type) && OPEN.match?(word)
@@ -66,8 +109,12 @@ module Callboard
 
     # "@facts['os']['family']" as ["facts", "os", "family"].
     def chain(tokens, at)
-      steps = [tokens[at][1].delete_prefix('@')]
-      at += 1
+      [tokens[at][1].delete_prefix('@'), *steps(tokens, at + 1)]
+    end
+
+    # The literal keys in brackets from there on.
+    def steps(tokens, at)
+      steps = []
       while tokens[at, 5]&.map(&:first) == %i[on_lbracket on_tstring_beg on_tstring_content on_tstring_end on_rbracket]
         text = tokens[at + 2][1]
         break if text.include?('\\')

@@ -29,6 +29,7 @@ module Callboard
         return part(name, value, steps)
       end
       return parts_of(name, value) if @parts&.key?(name)
+      return if @reads.told_by_template?(name)
 
       whole(name)
     end

@@ -137,6 +137,21 @@ export const SNIPPETS: Snippet[] = [
   all('inline_template("<%= scope.to_hash[\'kernel\'] %>")'),
   all("inline_template(\"<%= scope['facts']['kernel'] %>\")"),
   all('inline_template("<%= @facts.keys.size %>")'),
+  one("TEMPLATE <%= scope['facts']['os']['family'] %>", 'facts', 'os', 'family'),
+  one("TEMPLATE <%= scope.lookupvar('::facts')['kernel'] %><%= scope['s::none'] %>", 'facts', 'kernel'),
+  one("TEMPLATE <%= [1].map { scope['facts']['kernel'] } %>", 'facts', 'kernel'),
+  one(
+    "TEMPLATE <%= scope['facts']['kernel'] %><%= scope.call_function('sprintf', ['%s', scope['facts']['kernel']]) %>",
+    'facts',
+    'kernel',
+  ),
+  all("TEMPLATE <%= scope['facts']['kernel'] %><%= scope['facts'].size %>"),
+  all("TEMPLATE <% name = 'facts' %><%= scope['facts']['os'] %><%= scope[name]['kernel'] %>"),
+  all("TEMPLATE <% s = scope %><%= scope['facts']['os'] %><%= s['facts']['kernel'] %>"),
+  all("TEMPLATE <%= scope['facts']['os'] %><%= scope.call_function('getvar', ['facts'])['kernel'] %>"),
+  all(
+    "TEMPLATE <%= scope['facts']['os'] %><%= scope.call_function('inline_template', [\"<\" + \"%= scope['facts']['kernel'] %\" + \">\"]) %>",
+  ),
   {
     code: "lookup('by_family')",
     reads: [
@@ -187,11 +202,13 @@ hierarchy:
   };
   for (const [n, { code }] of SNIPPETS.entries()) {
     const ruby = /^RUBY (.*)$/.exec(code)?.[1];
+    const template = /^TEMPLATE (.*)$/.exec(code)?.[1];
+    if (template) files[`modules/s/templates/t${n}.erb`] = template;
     if (ruby)
       files[`modules/s/lib/puppet/functions/s/f${n}.rb`] =
         `Puppet::Functions.create_function(:'s::f${n}') do\n  def f${n}\n    (${ruby}).to_s\n  end\nend\n`;
     files[`modules/s/manifests/s${n}.pp`] =
-      `class s::s${n} {\n  $value = ${ruby ? `s::f${n}()` : code.startsWith('if') ? code : `(${code})`}\n  notify { 's${n}': message => String($value, '%p') }\n}\n`;
+      `class s::s${n} {\n  $value = ${ruby ? `s::f${n}()` : template ? `template('s/t${n}.erb')` : code.startsWith('if') ? code : `(${code})`}\n  notify { 's${n}': message => String($value, '%p') }\n}\n`;
   }
   return files;
 }

@@ -12,11 +12,15 @@ module Callboard
       module Wrapper
         def result(string = nil)
           reads = ReadSet.current
-          used = reads&.variables && Templates.used(reads, string, file)
-          return super unless used
+          return super unless reads&.variables
 
-          Templates.tell(reads, used, scope)
-          reads.binding_for(scope) { super }
+          reads.template(string ? nil : file, Templates.scoped(reads, string, file, scope)) do
+            used = Templates.used(reads, string, file)
+            next super(string) unless used
+
+            Templates.tell(reads, used, scope)
+            reads.binding_for(scope) { super(string) }
+          end
         end
       end
 
@@ -32,6 +36,17 @@ module Callboard
         end
       rescue SystemCallError
         nil
+      end
+
+      # What a template in a file takes of its scope part by part is told at once; the variables' names.
+      def scoped(reads, string, path, scope)
+        return [] if string
+
+        parts = reads.mute { TemplateReads.current.of_scope(Puppet::FileSystem.read_preserve_line_endings(path)) }
+        tell(reads, parts.flat_map { |name, all| all.map { |steps| [name, *steps] } }, scope) unless parts.empty?
+        parts.keys
+      rescue SystemCallError
+        []
       end
 
       # Those that the template's own scope has set do not come from the top.
