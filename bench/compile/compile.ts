@@ -39,12 +39,14 @@ try {
   const stock = await stockServer();
   const figures: Figure[] = [];
   const ratios: number[] = [];
+  const toStock: number[] = [];
   for (const [name, role] of Object.entries(ROLES)) {
     if (values.roles && !values.roles.split(',').includes(name)) continue;
     const ours = await measureOurs(`${name}.example.net`);
     const theirs = stock && (await measureStock(stock, role));
     const ratio = median(ours.traced) / median(ours.untraced);
     ratios.push(ratio);
+    if (theirs !== undefined) toStock.push(median(ours.traced) / theirs);
     figures.push({
       name: `${name}, traced`,
       unit: 'CPU ms',
@@ -55,6 +57,8 @@ try {
     console.log(figures.at(-1));
   }
   figures.push({ name: 'tracing, median role', unit: '× untraced', ours: median(ratios), aim: 1.2, aimIsMost: true });
+  if (toStock.length > 0)
+    figures.push({ name: 'traced, median role', unit: '× stock', ours: median(toStock), aim: 1, aimIsMost: true });
   const yardstick = stock && {
     yardstick: 'stock puppetserver, warm, environment_timeout = unlimited, its whole process',
   };
