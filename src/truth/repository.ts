@@ -25,12 +25,15 @@ export interface Repository {
   options: GitOptions;
 }
 
-/** Brings what `ref` means into the mirror; the commit. Throws CODE_DEPLOY_FAILED with git's own words. */
+/**
+ * Brings what `ref` means into the mirror; the commit, which can be read at once and has its name for good when `kept` settles.
+ * Throws CODE_DEPLOY_FAILED with git's own words.
+ */
 export async function fetchCommit(
   state: string,
   request: { repo: string; ref: string; deploy: string },
   context: { signal: AbortSignal; log: (line: string) => void },
-): Promise<{ repository: Repository; commit: string }> {
+): Promise<{ repository: Repository; commit: string; kept: Promise<void> }> {
   const repository = await repositoryOf(state, request.repo, context.signal);
   const { directory } = repository;
   await makeMirror(repository);
@@ -76,6 +79,19 @@ export async function fetchCommit(
     }
   };
 
+  const explain = async (error: unknown): Promise<never> => {
+    if (!(error instanceof GitError)) throw error;
+    if (MIRROR_DAMAGED.test(error.stderr)) {
+      await removeMirror(repository);
+      throw error; // Unexpected: the next attempt makes a new mirror.
+    }
+    throw new CallboardError(
+      'CODE_DEPLOY_FAILED',
+      { reason: `git could not fetch '${request.ref}' of ${shownRepository(request.repo)}: ${error.message}` },
+      { cause: error },
+    );
+  };
+
   context.log(`Fetching '${request.ref}' of ${shownRepository(request.repo)}`);
   try {
     let commit: string | undefined;
@@ -100,19 +116,10 @@ export async function fetchCommit(
         reason: `${shownRepository(request.repo)} has no branch, tag or commit '${request.ref}'`,
       });
     }
-    await keep(repository, commit, names);
-    return { repository, commit };
+    const kept = keep(repository, commit, names).catch(explain);
+    return { repository, commit, kept };
   } catch (error) {
-    if (!(error instanceof GitError)) throw error;
-    if (MIRROR_DAMAGED.test(error.stderr)) {
-      await removeMirror(repository);
-      throw error; // Unexpected: the next attempt makes a new mirror.
-    }
-    throw new CallboardError(
-      'CODE_DEPLOY_FAILED',
-      { reason: `git could not fetch '${request.ref}' of ${shownRepository(request.repo)}: ${error.message}` },
-      { cause: error },
-    );
+    return await explain(error);
   }
 }
 
