@@ -4,7 +4,7 @@
  * of its own (`refs/callboard/deploy/<id>/…`): deploys from one repository, and a killed server's leftovers, never meet.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { CallboardError } from '../model/errors.ts';
@@ -49,6 +49,11 @@ export async function fetchCommit(
       if (error instanceof GitError) return undefined;
       throw error;
     }
+  };
+  /** What a branch leads to, which is always a commit, from the file that git writes for it; one process less. */
+  const justFetched = async (name: string): Promise<string | undefined> => {
+    const text = await readFile(join(directory, name), 'latin1').catch(() => '');
+    return /^([0-9a-f]{40}|[0-9a-f]{64})\n$/.exec(text)?.[1];
   };
   const fetch = (specs: string[]) =>
     inMirror(
@@ -99,7 +104,7 @@ export async function fetchCommit(
     for (const name of remoteNames(request.ref)) {
       if (!(await fetched(name))) continue;
       names = [`${own}/ref`];
-      commit = await commitOf(names[0]!);
+      commit = (name.startsWith('refs/heads/') && (await justFetched(names[0]!))) || (await commitOf(names[0]!));
       break;
     }
     if (!commit && looksLikeCommit(request.ref)) {
