@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require 'English'
+
 module Callboard
   # Paths of a code version as the control plane knows them: relative, and with no link on the way. A link counts as a
   # file of its own, whose bytes are where it leads.
@@ -16,11 +18,22 @@ module Callboard
 
     # All links of a tree: {relative path => where it leads, absolute}.
     def self.links(directory)
-      Dir.glob('**/*', File::FNM_DOTMATCH, base: directory).each_with_object({}) do |relative, links|
+      find_links(directory).to_h do |relative|
         path = File.join(directory, relative)
-        links[relative] = File.expand_path(File.readlink(path), File.dirname(path)) if File.symlink?(path)
+        [relative, File.expand_path(File.readlink(path), File.dirname(path))]
       end
     end
+
+    # The program `find` takes a tenth of the time, since it need not look at each file.
+    def self.find_links(directory)
+      found = IO.popen(['find', '.', '-type', 'l', '-print0', { chdir: directory }], &:read)
+      raise "find could not look at #{directory}" unless $CHILD_STATUS.success?
+
+      found.split("\0").map { |path| path.delete_prefix('./') }
+    rescue Errno::ENOENT
+      Dir.glob('**/*', File::FNM_DOTMATCH, base: directory).select { |relative| File.symlink?(File.join(directory, relative)) }
+    end
+    private_class_method :find_links
 
     def initialize(code_version)
       @root = code_version.directory

@@ -71,8 +71,8 @@ async function findAffected(deps: AffectedDeps, payload: Jobs['affected'], signa
   if (!(await isWantedVersion(deps.db, environment, codeVersion))) return;
   const startedAt = performance.now();
   const bases = await store.bases(deps.db, environment, codeVersion);
-  if (bases.length > 0) deps.expectCompiles?.(environment, codeVersion);
-  const decision = await decide(deps, codeVersion, bases, signal);
+  const expect = () => deps.expectCompiles?.(environment, codeVersion);
+  const decision = await decide(deps, codeVersion, bases, expect, signal);
   const took = performance.now() - startedAt;
 
   let carried = 0;
@@ -118,6 +118,7 @@ async function decide(
   deps: AffectedDeps,
   codeVersion: CodeVersionHash,
   bases: store.Basis[],
+  expect: () => void,
   signal: AbortSignal,
 ): Promise<Decision> {
   const decision: Decision = { carried: new Map(), queued: new Map() };
@@ -132,7 +133,7 @@ async function decide(
   for (const [version, nodes] of versions) {
     const changed =
       version !== null && compared.includes(version)
-        ? await affectedReadSets(deps, await readCode(deps, version), after, signal)
+        ? await affectedReadSets(deps, await readCode(deps, version), after, signal, expect)
         : undefined;
     for (const node of nodes) {
       const reason = await whyAffected(node, current, changed, outside);
@@ -182,11 +183,12 @@ export async function affectedReadSets(
   before: Code,
   after: Code,
   signal: AbortSignal,
+  expect: () => void = () => {},
 ): Promise<Affected> {
   const found = difference(before, after);
   const sentence = summary(found);
   if (found.everything) return { everything: true, readSets: new Set(), sentence };
-  const { inputs, options } = await changedInputs(deps, found, signal);
+  const { inputs, options } = await changedInputs(deps, found, signal, expect);
   const readSets = new Set(await store.readSetsOf(deps.db, inputs));
   for (const changed of options) {
     const askers = new Set(await store.readSetsOf(deps.db, changed.options));
@@ -200,6 +202,7 @@ async function changedInputs(
   deps: Pick<AffectedDeps, 'db' | 'ruby' | 'content'>,
   found: Difference,
   signal: AbortSignal,
+  expect: () => void,
 ): Promise<{ inputs: string[]; options: ChangedOptions[] }> {
   const inputs = new Set(found.inputs.keys());
   for (const { before, after, module } of found.metadata) {
@@ -222,6 +225,7 @@ async function changedInputs(
   const files = found.files.filter(
     ({ path, before, after }) => withKeys.has(path) && (before === undefined || before !== after),
   );
+  if (files.length > 0) expect(); // To tell which keys of them changed takes as long as to get ready for compiles.
   const keys = await dataKeys(
     deps,
     files.flatMap(({ path, before, after }) =>

@@ -14,8 +14,9 @@ const HEADER = '["callboard tree",1]';
 
 /** The one text of a tree: a header, then a JSON array a line, in byte order of the paths. */
 export function writeTree(entries: TreeEntry[]): Buffer {
-  const sorted = [...entries].sort((a, b) => Buffer.compare(Buffer.from(a.path), Buffer.from(b.path)));
-  const lines = sorted.map((entry) => {
+  const sorted = entries.map((entry) => ({ entry, bytes: Buffer.from(entry.path) }));
+  sorted.sort((a, b) => Buffer.compare(a.bytes, b.bytes));
+  const lines = sorted.map(({ entry }) => {
     if (entry.kind === 'file') return JSON.stringify(['file', entry.path, entry.mode, entry.hash, entry.size]);
     if (entry.kind === 'link') return JSON.stringify(['link', entry.path, entry.target]);
     return JSON.stringify(['directory', entry.path]);

@@ -89,10 +89,11 @@ export async function makeCodeVersion(
     readServer(serverEntries(planModulepath(undefined, { environment, basemodulepath: deps.basemodulepath })));
   ahead().catch(() => {});
   try {
-    const { repository, commit } = await fetchCommit(deps.state, request, context);
+    const { repository, commit, kept } = await fetchCommit(deps.state, request, context);
     context.log(`Commit ${commit}`);
     try {
-      return await readCommit({ ...deps, readServer }, repository, commit, environment, context);
+      const reading = readCommit({ ...deps, readServer }, repository, commit, environment, context);
+      return (await Promise.all([reading, kept]))[0];
     } catch (error) {
       // What was fetched cannot be read: the mirror is damaged. The next attempt makes a new one.
       if (error instanceof GitError) await removeMirror(repository);

@@ -92,7 +92,10 @@ export class Folder {
       if (next?.kind !== 'directory') return [];
       directory = next;
     }
-    return [...directory.children.keys()].sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
+    return [...directory.children.keys()]
+      .map((name) => Buffer.from(name))
+      .sort(Buffer.compare)
+      .map(String);
   }
 
   /** Every directory's path, the root left out. */

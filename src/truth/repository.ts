@@ -4,7 +4,7 @@
  * of its own (`refs/callboard/deploy/<id>/…`): deploys from one repository, and a killed server's leftovers, never meet.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { CallboardError } from '../model/errors.ts';
@@ -25,12 +25,15 @@ export interface Repository {
   options: GitOptions;
 }
 
-/** Brings what `ref` means into the mirror; the commit. Throws CODE_DEPLOY_FAILED with git's own words. */
+/**
+ * Brings what `ref` means into the mirror; the commit, which can be read at once and has its name for good when `kept` settles.
+ * Throws CODE_DEPLOY_FAILED with git's own words.
+ */
 export async function fetchCommit(
   state: string,
   request: { repo: string; ref: string; deploy: string },
   context: { signal: AbortSignal; log: (line: string) => void },
-): Promise<{ repository: Repository; commit: string }> {
+): Promise<{ repository: Repository; commit: string; kept: Promise<void> }> {
   const repository = await repositoryOf(state, request.repo, context.signal);
   const { directory } = repository;
   await makeMirror(repository);
@@ -46,6 +49,11 @@ export async function fetchCommit(
       if (error instanceof GitError) return undefined;
       throw error;
     }
+  };
+  /** What a branch leads to, which is always a commit, from the file that git writes for it; one process less. */
+  const justFetched = async (name: string): Promise<string | undefined> => {
+    const text = await readFile(join(directory, name), 'latin1').catch(() => '');
+    return /^([0-9a-f]{40}|[0-9a-f]{64})\n$/.exec(text)?.[1];
   };
   const fetch = (specs: string[]) =>
     inMirror(
@@ -76,6 +84,19 @@ export async function fetchCommit(
     }
   };
 
+  const explain = async (error: unknown): Promise<never> => {
+    if (!(error instanceof GitError)) throw error;
+    if (MIRROR_DAMAGED.test(error.stderr)) {
+      await removeMirror(repository);
+      throw error; // Unexpected: the next attempt makes a new mirror.
+    }
+    throw new CallboardError(
+      'CODE_DEPLOY_FAILED',
+      { reason: `git could not fetch '${request.ref}' of ${shownRepository(request.repo)}: ${error.message}` },
+      { cause: error },
+    );
+  };
+
   context.log(`Fetching '${request.ref}' of ${shownRepository(request.repo)}`);
   try {
     let commit: string | undefined;
@@ -83,7 +104,7 @@ export async function fetchCommit(
     for (const name of remoteNames(request.ref)) {
       if (!(await fetched(name))) continue;
       names = [`${own}/ref`];
-      commit = await commitOf(names[0]!);
+      commit = (name.startsWith('refs/heads/') && (await justFetched(names[0]!))) || (await commitOf(names[0]!));
       break;
     }
     if (!commit && looksLikeCommit(request.ref)) {
@@ -100,19 +121,10 @@ export async function fetchCommit(
         reason: `${shownRepository(request.repo)} has no branch, tag or commit '${request.ref}'`,
       });
     }
-    await keep(repository, commit, names);
-    return { repository, commit };
+    const kept = keep(repository, commit, names).catch(explain);
+    return { repository, commit, kept };
   } catch (error) {
-    if (!(error instanceof GitError)) throw error;
-    if (MIRROR_DAMAGED.test(error.stderr)) {
-      await removeMirror(repository);
-      throw error; // Unexpected: the next attempt makes a new mirror.
-    }
-    throw new CallboardError(
-      'CODE_DEPLOY_FAILED',
-      { reason: `git could not fetch '${request.ref}' of ${shownRepository(request.repo)}: ${error.message}` },
-      { cause: error },
-    );
+    return await explain(error);
   }
 }
 

@@ -3,7 +3,8 @@
  * `.callboard/modulepath/<n>/`, so that compiles need no server.
  */
 import { createHash } from 'node:crypto';
-import { glob, readdir, realpath, stat } from 'node:fs/promises';
+import { readdirSync, realpathSync, statSync } from 'node:fs';
+import { glob } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContentHash } from '../model/ids.ts';
 import type { TreeEntry } from '../model/tree.ts';
@@ -49,10 +50,10 @@ async function read(state: string, entries: readonly ModulepathEntry[], signal: 
 
   const name = createHash('sha256').update(directories.join(':')).digest('hex').slice(0, 16);
   const known = await KnownFiles.load(join(state, 'git', `known-files-${name}`));
-  const names = await Promise.all(directories.map(moduleNames));
-  const mayFollowInto = new Set(await Promise.all(directories.map((path) => realpath(path))));
+  const names = directories.map(moduleNames);
+  const mayFollowInto = new Set(directories.map((path) => realpathSync(path)));
   for (const [number, directory] of directories.entries())
-    for (const module of names[number]!.valid) mayFollowInto.add(await realpath(join(directory, module)));
+    for (const module of names[number]!.valid) mayFollowInto.add(realpathSync(join(directory, module)));
   for (const [number, directory] of directories.entries()) {
     const { valid, invalid } = names[number]!;
     for (const module of invalid)
@@ -81,20 +82,22 @@ async function findDirectories(entry: ModulepathEntry, lines: string[]): Promise
   const paths = entry.pattern ? (await Array.fromAsync(glob(entry.path))).sort() : [entry.path];
   const there: string[] = [];
   for (const path of paths) {
-    const about = await stat(path).catch(() => undefined);
-    if (!about?.isDirectory()) lines.push(`The modulepath entry '${path}' is not on this server: left out`);
-    else if ((await moduleNames(path)).valid.length > 0) there.push(path);
+    if (!isDirectory(path)) lines.push(`The modulepath entry '${path}' is not on this server: left out`);
+    else if (moduleNames(path).valid.length > 0) there.push(path);
     else lines.push(`The modulepath entry '${path}' holds no module: left out`);
   }
   return there;
 }
 
-async function moduleNames(directory: string): Promise<{ valid: string[]; invalid: string[] }> {
-  const valid: string[] = [];
-  const invalid: string[] = [];
-  for (const name of (await readdir(directory)).sort()) {
-    const about = await stat(join(directory, name)).catch(() => undefined);
-    if (about?.isDirectory()) (isModuleName(name) ? valid : invalid).push(name);
-  }
+function moduleNames(directory: string): { valid: string[]; invalid: string[] } {
+  const names = readdirSync(directory)
+    .sort()
+    .filter((name) => isDirectory(join(directory, name)));
+  const { valid = [], invalid = [] } = Object.groupBy(names, (name) => (isModuleName(name) ? 'valid' : 'invalid'));
   return { valid, invalid };
+}
+
+/** On this thread, where it takes some ten microseconds; what is asked of a thread waits for git's processes to be started. */
+function isDirectory(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
 }
