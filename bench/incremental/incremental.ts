@@ -79,7 +79,7 @@ async function bench(): Promise<void> {
       const { state, error } = await api.get<{ state: string; error: string | null }>(`/api/v1/deploys/${id}`);
       if (state === 'done') return;
       if (state !== 'queued' && state !== 'running') throw new Error(`the deploy ${state}: ${error}`);
-      await sleep(10);
+      await sleep(25);
     }
   };
   /** Everything that a push or a submission made necessary is done. */
