@@ -89,16 +89,15 @@ export async function makeCodeVersion(
     readServer(serverEntries(planModulepath(undefined, { environment, basemodulepath: deps.basemodulepath })));
   ahead().catch(() => {});
   try {
-    const { repository, commit, kept } = await fetchCommit(deps.state, request, context);
+    const { repository, commit, keep } = await fetchCommit(deps.state, request, context);
     context.log(`Commit ${commit}`);
-    try {
-      const reading = readCommit({ ...deps, readServer }, repository, commit, environment, context);
-      return (await Promise.all([reading, kept]))[0];
-    } catch (error) {
-      // What was fetched cannot be read: the mirror is damaged. The next attempt makes a new one.
-      if (error instanceof GitError) await removeMirror(repository);
-      throw error;
-    }
+    const reading = readCommit({ ...deps, readServer }, repository, commit, environment, context);
+    const [read, kept] = await Promise.allSettled([reading, keep()]);
+    if (read.status === 'fulfilled' && kept.status === 'fulfilled') return read.value;
+    // What was fetched cannot be read: the mirror is damaged. The next attempt makes a new one. No git writes to it any more.
+    const error = read.status === 'rejected' ? read.reason : (kept as PromiseRejectedResult).reason;
+    if (error instanceof GitError) await removeMirror(repository);
+    throw error;
   } finally {
     ended.abort();
   }

@@ -26,14 +26,14 @@ export interface Repository {
 }
 
 /**
- * Brings what `ref` means into the mirror; the commit, which can be read at once and has its name for good when `kept` settles.
- * Throws CODE_DEPLOY_FAILED with git's own words.
+ * Brings what `ref` means into the mirror; the commit, which can be read at once, and what gives it its name for good. Both throw
+ * CODE_DEPLOY_FAILED with git's own words.
  */
 export async function fetchCommit(
   state: string,
   request: { repo: string; ref: string; deploy: string },
   context: { signal: AbortSignal; log: (line: string) => void },
-): Promise<{ repository: Repository; commit: string; kept: Promise<void> }> {
+): Promise<{ repository: Repository; commit: string; keep: () => Promise<void> }> {
   const repository = await repositoryOf(state, request.repo, context.signal);
   const { directory } = repository;
   await makeMirror(repository);
@@ -121,8 +121,8 @@ export async function fetchCommit(
         reason: `${shownRepository(request.repo)} has no branch, tag or commit '${request.ref}'`,
       });
     }
-    const kept = keep(repository, commit, names).catch(explain);
-    return { repository, commit, kept };
+    const found = commit;
+    return { repository, commit, keep: () => keep(repository, found, names).catch(explain) };
   } catch (error) {
     return await explain(error);
   }
