@@ -40,23 +40,23 @@ module Callboard
         end
       end
 
+      # Functions that need a library which is not here (hocon, eyaml) say so when they are called.
+      def load_function(loader, name)
+        loader.load(:function, name)
+      rescue StandardError, LoadError
+        nil
+      end
+
       private
 
       def load_functions(loaders)
         loader = loaders.puppet_system_loader
         Puppet.override(loaders: loaders) do
-          CORE_FUNCTIONS.each { |name| CodeVersion.load_function(loader, name) }
+          CORE_FUNCTIONS.each { |name| load_function(loader, name) }
         end
         entries = CORE_FUNCTIONS.filter_map { |name| loader.get_entry(Puppet::Pops::Loader::TypedName.new(:function, name)) }
         entries.select { |entry| entry.value && entry.value.loader.equal?(loader) && entry.value.class.loader.equal?(loader) }
       end
-    end
-
-    # Functions that need a library which is not here (hocon, eyaml) say so when they are called.
-    def self.load_function(loader, name)
-      loader.load(:function, name)
-    rescue StandardError, LoadError
-      nil
     end
 
     attr_reader :directory, :name

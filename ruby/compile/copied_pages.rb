@@ -31,10 +31,17 @@ module Callboard
       nil
     end
 
-    # What was passed on through a pipe: runs, or nil where nothing was yet.
+    # Runs that were told through a pipe, as far as they can be true; nil where nothing was yet.
     def self.told(reader)
       words = reader.read_nonblock(65_536, exception: false)
-      words.to_s.unpack('Q*').each_slice(2).select { |run| run.size == 2 } unless words == :wait_readable
+      return if words == :wait_readable
+
+      left = PAGES_MAX
+      words.to_s.unpack('Q*').each_slice(2).filter_map do |first, count|
+        count = [count.to_i, left].min
+        left -= count
+        [first, count] if first <= FIRST_MAX && count.positive?
+      end
     end
 
     # `runs`: what compiles of another process with the same parent wrote to. `heir`: where to write what is learnt here.
@@ -61,6 +68,7 @@ module Callboard
 
     # In the forked process, before anything else. `lesson`: it will tell.
     def copy(lesson:)
+      @heir&.close
       @runs.each { |first, count| MADVISE.call(first * PAGE, count * PAGE, POPULATE_WRITE) }
       @mappings = lesson ? mappings : []
     rescue SystemCallError
@@ -82,13 +90,9 @@ module Callboard
 
     # In the process that forks: what one told.
     def learn(reader)
-      words = reader.read_nonblock(65_536, exception: false)
-      return unless words.is_a?(String)
-
-      words.unpack('Q*').each_slice(2) do |first, count|
-        next if first > FIRST_MAX
-
-        count.to_i.clamp(0, PAGES_MAX - @pages.size).times { |index| @pages[first + index] += 1 }
+      told = CopiedPages.told(reader) || []
+      told.each do |first, count|
+        count.clamp(0, PAGES_MAX - @pages.size).times { |index| @pages[first + index] += 1 }
       end
       # What one compile alone wrote to says little.
       @runs = runs(@pages.select { |_, times| times > 1 }.keys.sort)

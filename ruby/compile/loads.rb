@@ -20,13 +20,11 @@ module Callboard
       %r{\Atypes/(.+)\.pp\z} => :data_type,
       %r{\Alib/puppet/type/([^/]+)\.rb\z} => :resource_type,
     }.freeze
-    CODE = %r{/(?:manifests|functions|types|lib/puppet/(?:functions|parser/functions|type))/.+\.(?:pp|rb)\z}.freeze
+    CODE = /\.(?:pp|rb)\z/.freeze
 
-    class << self
-      # Of the files that were read, those that an interpreter could load ahead, in the order in which they were.
-      def of(paths)
-        paths.grep(CODE)
-      end
+    # Of the files that were read, those that an interpreter may load ahead, in the order in which they were.
+    def self.of(paths)
+      paths.grep(CODE)
     end
 
     def initialize(code_version, paths)

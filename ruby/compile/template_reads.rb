@@ -5,7 +5,8 @@ require 'puppet'
 require 'ripper'
 
 module Callboard
-  # Which variables an ERB template uses as instance variables, found in its text. Puppet hands it every variable there is.
+  # Which variables an ERB template uses, as instance variables and of its scope, found in its text. Puppet hands it every variable
+  # there is.
   class TemplateReads
     ENTRIES_MAX = 20_000
     BYTES_MAX = 1024 * 1024
@@ -17,6 +18,8 @@ module Callboard
     SCOPE_CHAIN = /\bscope(?:\[|\.lookupvar\b)[^\[\]\n]*(?:\]|\))\s*\[/.freeze
     # Calls of functions see to it by themselves that their reads are told of.
     SCOPE_CALL = /\A(?:call_function|function_\w+)\z/.freeze
+    # Puppet's own name for the scope.
+    SCOPE_VARIABLE = [:on_ivar, '@__scope__'].freeze
 
     class << self
       attr_accessor :current
@@ -32,41 +35,54 @@ module Callboard
 
     # [[variable, step…]…], or nil: it may use all of them.
     def of(text, path = nil)
-      key = Digest::SHA256.digest(text)
-      return @found[key] if @found.key?(key)
-
-      @missed << path if path
-      @found.shift if @found.size >= ENTRIES_MAX
-      @found[key] = analyse(text)
+      remembered(Digest::SHA256.digest(text)) do
+        @missed << path if path
+        analyse(text)
+      end
     end
 
     # {variable => [[step…]…]} of those that the template takes by `scope['facts']['os']` or `scope.lookupvar('facts')['os']`, each
     # time one part of it. Empty where it does anything with its scope that may be the same for a variable it does not name.
     def of_scope(text)
-      return {} unless SCOPE_CHAIN.match?(text)
+      return {} unless readable?(text) && SCOPE_CHAIN.match?(text)
 
-      key = Digest::SHA256.digest("scope\0#{text}")
-      @found.shift if @found.size >= ENTRIES_MAX
-      @found[key] ||= analyse_scope(text)
+      remembered(Digest::SHA256.digest("scope\0#{text}")) { analyse_scope(text) }
     end
 
     # Analyses ahead.
     def warm(path)
-      of(File.binread(path).force_encoding(Encoding::UTF_8))
+      text = File.binread(path).force_encoding(Encoding::UTF_8)
+      of(text)
+      of_scope(text)
     rescue StandardError, SyntaxError
       nil
     end
 
     private
 
-    def analyse(text)
-      return nil if text.bytesize > BYTES_MAX || !text.valid_encoding?
+    def remembered(key)
+      return @found[key] if @found.key?(key)
 
-      open = OPEN.match?(text)
-      return [] unless open || text.include?('@')
+      @found.shift if @found.size >= ENTRIES_MAX
+      @found[key] = yield
+    end
 
+    # Of the Ruby that the text is made into; nil where that may use variables without naming them.
+    def tokens_of(text)
       tokens = Ripper.lex(Puppet::Util.create_erb(text).src).map { |_, type, word, _| [type, word] }
-      return nil if open && tokens.any? { |type, word| opens?(type, word) }
+      tokens unless OPEN.match?(text) && tokens.any? { |type, word| opens?(type, word) }
+    end
+
+    def readable?(text)
+      text.bytesize <= BYTES_MAX && text.valid_encoding?
+    end
+
+    def analyse(text)
+      return nil unless readable?(text)
+      return [] unless OPEN.match?(text) || text.include?('@')
+
+      tokens = tokens_of(text)
+      return nil if tokens.nil?
 
       found = tokens.each_index.select { |at| tokens[at][0] == :on_ivar }.map { |at| chain(tokens, at) }
       found.uniq
@@ -75,9 +91,9 @@ module Callboard
     end
 
     def analyse_scope(text)
-      return {} if text.bytesize > BYTES_MAX || !text.valid_encoding?
+      tokens = tokens_of(text)&.reject { |type, _| type == :on_sp }
+      return {} if tokens.nil? || tokens.include?(SCOPE_VARIABLE)
 
-      tokens = Ripper.lex(Puppet::Util.create_erb(text).src).reject { |_, type,| type == :on_sp }.map { |_, type, word, _| [type, word] }
       found = Hash.new { |all, name| all[name] = [] }
       tokens.each_index.select { |at| tokens[at] == [:on_ident, 'scope'] }.each do |at|
         next if tokens[at + 1] == [:on_period, '.'] && SCOPE_CALL.match?(tokens[at + 2].to_a[1].to_s)

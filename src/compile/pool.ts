@@ -92,14 +92,11 @@ export class CompilePool {
     this.#idleTimer = setInterval(() => this.#endIdle(Date.now() - idleMaxMs), idleMaxMs / 4).unref();
   }
 
-  /** For figures: compiles under way, compiles waiting, interpreters. */
-  get state(): { running: number; waiting: number; interpreters: number } {
-    return { running: this.#running, waiting: this.#waiting.length, interpreters: this.#interpreters.size };
-  }
-
-  /** Whether no interpreter is being started. */
-  get ready(): boolean {
-    return [...this.#interpreters.values()].every((kept) => kept.ready);
+  /** For figures: compiles under way, compiles waiting, interpreters, and those of them that are being started. */
+  get state(): { running: number; waiting: number; interpreters: number; starting: number } {
+    const kept = [...this.#interpreters.values()];
+    const starting = kept.filter(({ ready }) => !ready).length;
+    return { running: this.#running, waiting: this.#waiting.length, interpreters: kept.length, starting };
   }
 
   /** Loads Puppet ahead of the first compile; gives its version. Throws WORKER_FAILED. */

@@ -79,7 +79,7 @@ export const COMPILE_TIME_MAX_MS = 120_000;
 export const COMPILE_MEMORY_MAX_BYTES = 1024 * MiB;
 /** Keys of one kind in what a compile read; the largest catalogs seen have some 10,000. Of more it counts as unknown. */
 export const READS_MAX = 200_000;
-/** Interpreters of code versions kept warm; each is some 100 MiB, mostly shared with its parent. */
+/** Interpreters of code versions kept warm; each is some 100 MiB, a third to a half of it shared with its parent. */
 export const INTERPRETERS_MAX = 8;
 /** Nodes of which the pool remembers what their compiles load, and sets of files that it knows them by. */
 export const LOADS_NODES_MAX = 100_000;

@@ -147,6 +147,8 @@ export const SNIPPETS: Snippet[] = [
   ),
   all("TEMPLATE <%= scope['facts']['kernel'] %><%= scope['facts'].size %>"),
   all("TEMPLATE <% name = 'facts' %><%= scope['facts']['os'] %><%= scope[name]['kernel'] %>"),
+  all("TEMPLATE <%= scope['facts']['os'] %><%= @__scope__['facts']['kernel'] %>"),
+  all("TEMPLATE <%= scope['facts']['os'] %><%= send('sco' + 'pe')['facts']['kernel'] %>"),
   all("TEMPLATE <% s = scope %><%= scope['facts']['os'] %><%= s['facts']['kernel'] %>"),
   all("TEMPLATE <%= scope['facts']['os'] %><%= scope.call_function('getvar', ['facts'])['kernel'] %>"),
   all(

@@ -57,6 +57,19 @@ describe.concurrent('things of the code version', { timeout: 120_000 }, () => {
       ]),
     );
   });
+  test('a template that is not UTF-8 compiles as without a trace, and reads all facts', async () => {
+    const codeDirectory = await codeTree({
+      'manifests/site.pp': "notify { 'a': message => template('m/a.erb') }",
+      'modules/m/templates/a.erb': '',
+    });
+    const text = Buffer.from("<%# \xe9 %><%= scope['facts']['os']['family'] %>", 'latin1');
+    await writeFile(join(codeDirectory, 'modules/m/templates/a.erb'), text);
+    const asked = request('n1.example.net', { codeDirectory });
+    const [traced, not] = [await pool.compile(asked), await pool.compile({ ...asked, trace: false })];
+    expect(traced.status === 'compiled' && String(traced.canonical)).toContain('"message":"Debian"');
+    expect(not.status === 'compiled' && not.canonical).toEqual(traced.status === 'compiled' && traced.canonical);
+    expect(traced.reads?.data).toContainEqual(['facts']);
+  });
   test('templates, files and sources, there and not', async () => {
     const inputs = await inputsOf({
       'manifests/site.pp': `

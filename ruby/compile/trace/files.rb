@@ -20,29 +20,15 @@ module Callboard
 
       # For File and FileTest.
       module Names
-        KINDS.each do |name|
-          class_eval <<~RUBY, __FILE__, __LINE__ + 1
-            def #{name}(path, *)
-              ReadSet.current&.kind(path)
-              super
-            end
-          RUBY
-        end
-        MODES.each do |name|
-          class_eval <<~RUBY, __FILE__, __LINE__ + 1
-            def #{name}(path, *)
-              ReadSet.current&.mode(path)
-              super
-            end
-          RUBY
-        end
-        CONTENTS.each do |name|
-          class_eval <<~RUBY, __FILE__, __LINE__ + 1
-            def #{name}(path, *)
-              ReadSet.current&.file(path)
-              super
-            end
-          RUBY
+        { kind: KINDS, mode: MODES, file: CONTENTS }.each do |what, names|
+          names.each do |name|
+            class_eval <<~RUBY, __FILE__, __LINE__ + 1
+              def #{name}(path, *)
+                ReadSet.current&.#{what}(path)
+                super
+              end
+            RUBY
+          end
         end
         STATS.each do |name|
           class_eval <<~RUBY, __FILE__, __LINE__ + 1

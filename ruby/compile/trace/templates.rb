@@ -12,14 +12,13 @@ module Callboard
       module Wrapper
         def result(string = nil)
           reads = ReadSet.current
-          return super unless reads&.variables
+          text = reads&.variables && Templates.text(reads, string, file)
+          return super unless text
 
-          reads.template(string ? nil : file, Templates.scoped(reads, string, file, scope)) do
-            used = Templates.used(reads, string, file)
-            next super(string) unless used
-
-            Templates.tell(reads, used, scope)
-            reads.binding_for(scope) { super(string) }
+          used = TemplateReads.current.of(text, (file unless string))
+          Templates.tell(reads, used, scope) if used
+          reads.template(file, string ? [] : Templates.tell_of_scope(reads, text, scope)) do
+            used ? reads.binding_for(scope) { super(string) } : super(string)
           end
         end
       end
@@ -30,30 +29,32 @@ module Callboard
         Puppet::Parser::TemplateWrapper.prepend(Wrapper)
       end
 
-      def used(reads, string, path)
-        reads.mute do
-          TemplateReads.current.of(string || Puppet::FileSystem.read_preserve_line_endings(path), (path unless string))
-        end
+      def text(reads, string, path)
+        string || reads.mute { Puppet::FileSystem.read_preserve_line_endings(path) }
       rescue SystemCallError
         nil
       end
 
-      # What a template in a file takes of its scope part by part is told at once; the variables' names.
-      def scoped(reads, string, path, scope)
-        return [] if string
+      # What a template takes of its scope part by part is told at once; the names of those variables. One that the scope has set
+      # itself may be meant, or that of the top.
+      def tell_of_scope(reads, text, scope)
+        parts = TemplateReads.current.of_scope(text)
+        return [] if parts.empty?
 
-        parts = reads.mute { TemplateReads.current.of_scope(Puppet::FileSystem.read_preserve_line_endings(path)) }
-        tell(reads, parts.flat_map { |name, all| all.map { |steps| [name, *steps] } }, scope) unless parts.empty?
+        local = local_variables(scope)
+        parts = parts.reject { |name, _| local.include?(name) }
+        tell(reads, parts.flat_map { |name, all| all.map { |steps| [name, *steps] } }, scope)
         parts.keys
-      rescue SystemCallError
-        []
+      end
+
+      def local_variables(scope)
+        scope.equal?(scope.compiler.topscope) ? {} : scope.instance_variable_get(:@ephemeral).last
       end
 
       # Those that the template's own scope has set do not come from the top.
       def tell(reads, used, scope)
-        top = scope.compiler.topscope
-        values = reads.bind { top.to_hash }
-        local = scope.equal?(top) ? {} : scope.instance_variable_get(:@ephemeral).last
+        values = reads.bind { scope.compiler.topscope.to_hash }
+        local = local_variables(scope)
         used.each do |name, *steps|
           next if local.include?(name)
 
